@@ -1,0 +1,10 @@
+"""Sparse VideoGen for ComfyUI: sparse attention (SVG, SVG2) for loaded Wan and HunyuanVideo models."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """The host's entry point; nothing of the pack is imported before the host asks for it."""
+    from .nodes import SparseVideoGenExtension
+
+    return SparseVideoGenExtension()

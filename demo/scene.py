@@ -1,0 +1,84 @@
+"""Synthetic q, k, v with the structure of a video: smooth objects that move over a panning background, 3D RoPE."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Gain of q.k per head, cycled over the heads: from nearly uniform to sharp, as heads of real models differ.
+HEAD_GAINS = (3.0, 2.0, 5.0, 2.5)
+CONTENT_SHARE = (0.75, 0.5, 0.9, 0.3)
+
+
+def video_qkv(
+    frames: int, height: int, width: int, *, heads: int, head_dim: int, text: int = 0, dtype=torch.float32, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [1, heads, frames*height*width + text, head_dim]; `text` tokens (noise) stand after the video.
+
+    Tokens that see the same point of the same object have near content vectors; a head mixes content that q and
+    k share with content of its own, normalises, scales by its gain and rotates by position (3D RoPE, theta 10,000,
+    split over t, h, w as Wan splits it).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    content = _content(frames, height, width, rng)
+    rotation = _rope(frames, height, width, head_dim)
+    q, k, v = [], [], []
+    for head in range(heads):
+        gain, share = HEAD_GAINS[head % len(HEAD_GAINS)], CONTENT_SHARE[head % len(CONTENT_SHARE)]
+        shared, of_q, of_k, of_v = (content @ torch.randn(content.shape[1], head_dim, generator=rng) for _ in range(4))
+        bias = torch.randn(head_dim, generator=rng)
+        for result, own in ((q, of_q), (k, of_k)):
+            x = (
+                math.sqrt(share) * shared
+                + math.sqrt(1 - share) * own
+                + 0.7 * content.std() * math.sqrt(content.shape[1]) * bias
+            )
+            x = x / x.square().mean(-1, keepdim=True).sqrt() * math.sqrt(gain)
+            result.append(_rotate(x, rotation))
+        v.append(of_v + 0.3 * torch.randn(of_v.shape, generator=rng))
+    q, k, v = (torch.stack(x).unsqueeze(0) for x in (q, k, v))
+    if text:
+        q, k, v = (torch.cat([x, torch.randn(1, heads, text, head_dim, generator=rng)], 2) for x in (q, k, v))
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def _content(frames: int, height: int, width: int, rng: torch.Generator, objects: int = 5, features: int = 48) -> Tensor:
+    """[frames*height*width, features]: Fourier features of each token's place on the object that covers it."""
+    t, y, x = torch.meshgrid(
+        torch.linspace(0, 1, frames), torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"
+    )
+    pan = torch.rand(2, generator=rng) * 0.4 - 0.2
+    layer = _fourier(torch.stack([x + pan[0] * t, y + pan[1] * t], -1), 3.0, features, rng)
+    for _ in range(objects):
+        centre, speed = torch.rand(2, generator=rng), torch.rand(2, generator=rng) * 0.6 - 0.3
+        radius = 0.08 + 0.14 * torch.rand(1, generator=rng)
+        local = torch.stack([x - centre[0] - speed[0] * t, y - centre[1] - speed[1] * t], -1)
+        cover = torch.sigmoid((radius - local.norm(dim=-1, keepdim=True)) * 60)
+        layer = torch.lerp(layer, 1.5 * _fourier(local, 6.0, features, rng), cover)
+    return layer.flatten(0, 2)
+
+
+def _fourier(position: Tensor, frequency: float, features: int, rng: torch.Generator) -> Tensor:
+    waves = torch.randn(position.shape[-1], features, generator=rng) * frequency
+    return torch.cos(position @ waves + 2 * math.pi * torch.rand(features, generator=rng))
+
+
+def _rope(frames: int, height: int, width: int, head_dim: int) -> Tensor:
+    """[frames*height*width, head_dim/2] rotation angles."""
+    pairs = head_dim // 2
+    per_axis = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
+    angles = []
+    for axis, (size, count) in enumerate(zip((frames, height, width), per_axis, strict=True)):
+        frequency = 10_000.0 ** -(torch.arange(count) / count)
+        shape = [1, 1, 1, count]
+        shape[axis] = size
+        angles.append((torch.arange(size).unsqueeze(1) * frequency).view(shape).expand(frames, height, width, count))
+    return torch.cat(angles, -1).flatten(0, 2)
+
+
+def _rotate(x: Tensor, angle: Tensor) -> Tensor:
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)

@@ -1,0 +1,30 @@
+"""assign: the nearest centroid of every token."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import reference
+
+
+def assign(x: Tensor, centroids: Tensor, *, backend: str = "torch") -> Tensor:
+    """labels[b, h, n] = argmin_c |x[b, h, n] - centroids[b, h, c]|^2, the lowest c where distances tie.
+
+    Args:
+        x: [B, H, N, D], fp16, bf16 or fp32, any strides.
+        centroids: [B, H, C, D], any float dtype.
+        backend: "torch" or "triton".
+
+    Returns:
+        [B, H, N] int32 labels in [0, C).
+
+    Raises:
+        ValueError: shapes or devices do not fit together.
+    """
+    if x.ndim != 4 or centroids.ndim != 4 or x.shape[:2] != centroids.shape[:2] or x.shape[3] != centroids.shape[3]:
+        raise ValueError(
+            f"assign: x {tuple(x.shape)} and centroids {tuple(centroids.shape)} must be [B, H, N, D] and [B, H, C, D]"
+        )
+    if x.device != centroids.device:
+        raise ValueError(f"assign: x is on {x.device}, centroids on {centroids.device}; both must be on one device")
+    return reference.assign(x, centroids)

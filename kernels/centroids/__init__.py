@@ -1,0 +1,52 @@
+"""centroids: means, sizes and diagonal variances of labelled tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from . import reference
+
+
+class Centroids(NamedTuple):
+    """What `centroids` returns, per batch and head: mean [B, H, C, D], size [B, H, C], variance [B, H, C, D] or None."""
+
+    mean: Tensor
+    size: Tensor
+    variance: Tensor | None
+
+
+def centroids(
+    x: Tensor,
+    labels: Tensor,
+    n_clusters: int,
+    *,
+    previous: Tensor | None = None,
+    variance: bool = False,
+    backend: str = "torch",
+) -> Centroids:
+    """Means over the tokens of each label; sums are deterministic, so two runs are bit-equal.
+
+    Args:
+        x: [B, H, N, D], fp16, bf16 or fp32, any strides.
+        labels: [B, H, N] int32 in [0, n_clusters).
+        n_clusters: C >= 1.
+        previous: [B, H, C, D], the mean that an empty cluster gets; without it, zeros.
+        variance: also mean((x - mean)^2) per dimension, zeros for an empty cluster.
+        backend: "torch" or "triton".
+
+    Returns:
+        Centroids(mean float32, size int32, variance float32 or None).
+
+    Raises:
+        ValueError: shapes do not fit together or n_clusters < 1.
+    """
+    if x.ndim != 4 or labels.shape != x.shape[:3]:
+        raise ValueError(f"centroids: x {tuple(x.shape)} and labels {tuple(labels.shape)} must be [B, H, N, D] and [B, H, N]")
+    if n_clusters < 1:
+        raise ValueError(f"centroids: n_clusters={n_clusters} must be at least 1")
+    expected = (*x.shape[:2], n_clusters, x.shape[3])
+    if previous is not None and tuple(previous.shape) != expected:
+        raise ValueError(f"centroids: previous {tuple(previous.shape)} must be {expected}")
+    return Centroids(*reference.centroids(x, labels, n_clusters, previous, variance))

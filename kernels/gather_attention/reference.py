@@ -1,0 +1,56 @@
+"""gather_attention in plain torch; skips the work for real, and is what the Triton kernel must equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from . import Plan, Tail
+
+
+def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor) -> None:
+    """See the contract; float32, tile by tile: gather, two matrix products."""
+    rows_of_tile = (plan.query_index >= 0).sum(-1).tolist()
+    keys_of_tile = plan.key_count.tolist()
+    for b, sets in enumerate(plan.set_of_head.tolist()):
+        for h, s in enumerate(sets):
+            queries, keys, values = q[b, h], k[b, h], v[b, h]
+            tail = None if plan.tail is None else _HeadTail(plan.tail, b, h, s)
+            for t, (n_rows, n_keys) in enumerate(zip(rows_of_tile[s], keys_of_tile[s], strict=True)):
+                if n_rows == 0:
+                    continue
+                row_index = plan.query_index[s, t]
+                if n_rows < row_index.shape[0]:
+                    row_index = row_index[row_index >= 0]
+                key_index = plan.key_index[s, t, :n_keys]
+                tile = queries.index_select(0, row_index).float() * sm_scale
+                scores = tile @ keys.index_select(0, key_index).float().T
+                if tail is not None:
+                    scores = torch.cat([scores, tail.logits(tile, t)], dim=1)
+                probs = scores.softmax(1)
+                result = probs[:, :n_keys] @ values.index_select(0, key_index).float()
+                if tail is not None:
+                    result.addmm_(probs[:, n_keys:], tail.value)
+                out[b, h].index_copy_(0, row_index.long(), result.to(out.dtype))
+
+
+class _HeadTail:
+    """The tail of one head: logits and values of all clusters, those that a tile reads itself at -inf."""
+
+    def __init__(self, tail: Tail, b: int, h: int, s: int):
+        from . import SECOND_ORDER_CAP
+
+        self.cap = SECOND_ORDER_CAP
+        self.mean_t, self.value = tail.k_mean[b, h].T, tail.v_mean[b, h]
+        self.half_variance_t = None if tail.k_variance is None else 0.5 * tail.k_variance[b, h].T
+        self.bias = tail.size[b, h].float().log().masked_fill(tail.kept[s], float("-inf"))
+
+    def logits(self, scaled_rows: Tensor, t: int) -> Tensor:
+        """scaled_rows [rows, D] = sm_scale * q -> [rows, C]."""
+        logits = torch.addmm(self.bias[t], scaled_rows, self.mean_t)
+        if self.half_variance_t is not None:
+            logits += (scaled_rows.square() @ self.half_variance_t).clamp_(max=self.cap)
+        return logits

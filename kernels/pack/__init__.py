@@ -1,0 +1,49 @@
+"""pack: token lists by cluster, and the packed key list of each tile."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import reference
+
+
+def sort_by_label(labels: Tensor, n_clusters: int, *, backend: str = "torch") -> tuple[Tensor, Tensor]:
+    """Token numbers in order of their label, and where each label begins.
+
+    Args:
+        labels: [B, H, N] int32 in [0, n_clusters).
+        n_clusters: C.
+        backend: "torch" or "triton".
+
+    Returns:
+        order [B, H, N] int32, stable (tokens of one label keep their order), and
+        offsets [B, H, C + 1] int32, so that label c has order[offsets[c] : offsets[c + 1]].
+    """
+    return reference.sort_by_label(labels, n_clusters)
+
+
+def pack_lists(
+    order: Tensor, start: Tensor, length: Tensor, *, capacity: int | None = None, backend: str = "torch"
+) -> tuple[Tensor, Tensor]:
+    """Joins segments of `order` into one list a tile: concat_s order[l, start[l, t, s] :][: length[l, t, s]].
+
+    Args:
+        order: [L, N] int32, a permutation of the tokens per list set l.
+        start: [L, T, S] int32 (may be expanded), where segment s begins in `order`.
+        length: [L, T, S] int32, 0 for a segment that tile t does not read.
+        capacity: columns of the result; no list may be longer. Without it the longest list decides, which
+            waits for the device.
+        backend: "torch" or "triton".
+
+    Returns:
+        index [L, T, capacity] int32, undefined beyond each list's end, and count [L, T] int32.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    if order.ndim != 2 or start.shape != length.shape or start.ndim != 3 or start.shape[0] != order.shape[0]:
+        raise ValueError(
+            f"pack_lists: order {tuple(order.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
+            "must be [L, N], [L, T, S] and [L, T, S]"
+        )
+    return reference.pack_lists(order, start, length, capacity)

@@ -1,0 +1,32 @@
+"""pack in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sort_by_label(labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
+    """See the contract."""
+    ranked, order = labels.sort(dim=-1, stable=True)
+    bounds = torch.arange(n_clusters + 1, device=labels.device, dtype=labels.dtype)
+    offsets = torch.searchsorted(ranked, bounds.expand(*labels.shape[:2], -1).contiguous())
+    return order.int(), offsets.int()
+
+
+def pack_lists(order: Tensor, start: Tensor, length: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
+    """See the contract."""
+    sets, tiles, segments = length.shape
+    count = length.sum(-1, dtype=torch.int32)
+    capacity = int(count.max()) if capacity is None else capacity
+    per_segment = length.flatten().long()
+    segment = torch.repeat_interleave(torch.arange(per_segment.numel(), device=order.device), per_segment)
+    position = torch.arange(segment.numel(), device=order.device)
+    inside_segment = position - (per_segment.cumsum(0) - per_segment)[segment]
+    per_tile = count.flatten().long()
+    tile = segment // segments
+    column = position - (per_tile.cumsum(0) - per_tile)[tile]
+    source = start.reshape(-1)[segment] + inside_segment + (tile // tiles) * order.shape[1]
+    index = torch.zeros(sets * tiles, capacity, dtype=torch.int32, device=order.device)
+    index[tile, column] = order.reshape(-1)[source]
+    return index.view(sets, tiles, capacity), count

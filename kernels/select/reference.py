@@ -1,0 +1,30 @@
+"""select in plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: float) -> Tensor:
+    """See the contract; by a full stable sort."""
+    mass, rows = tile_mass(probs, row_labels)
+    if top_p >= 1:
+        return (rows > 0).unsqueeze(-1).expand_as(mass).clone()
+    ranked, order = mass.sort(dim=-1, descending=True, stable=True)
+    before = ranked.cumsum(-1) - ranked
+    rank = torch.arange(mass.shape[-1], device=mass.device)
+    keep = (before < top_p) | (rank < math.ceil(min_keep * mass.shape[-1]))
+    keep &= (rows > 0).unsqueeze(-1)
+    return torch.zeros_like(keep).scatter_(-1, order, keep)
+
+
+def tile_mass(probs: Tensor, row_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Row-weighted mean distribution of each tile [B, H, T, Ck] and its number of rows [B, H, T]."""
+    valid = row_labels >= 0
+    counts = probs.new_zeros(*row_labels.shape[:3], probs.shape[2])
+    counts.scatter_add_(-1, row_labels.clamp(min=0).long(), valid.to(probs.dtype))
+    rows = valid.sum(-1)
+    return (counts @ probs) / rows.clamp(min=1).unsqueeze(-1), rows

@@ -1,0 +1,16 @@
+"""The pack's nodes, as the host asks for them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension
+
+from .svg import SVGAttention
+from .svg2 import SVG2Attention
+
+
+class SparseVideoGenExtension(ComfyExtension):
+    """Hands the host the node classes."""
+
+    async def get_node_list(self) -> list:
+        """All nodes of the pack."""
+        return [SVGAttention, SVG2Attention]

@@ -1,0 +1,99 @@
+"""Inputs that both nodes have, and what older hosts need of any input."""
+
+from __future__ import annotations
+
+import inspect
+
+from comfy_api.latest import io
+
+from ..kernels import BACKENDS
+
+CATEGORY = "model/patch"
+
+
+def advanced(widget):
+    """Marks an input as advanced: shown folded away where the front end can, as usual where it cannot.
+
+    By the extra options, since the argument `advanced=` is younger than the oldest host supported.
+    """
+    widget.extra_dict["advanced"] = True
+    return widget
+
+
+def schema(aliases: list[str], **fields) -> io.Schema:
+    """io.Schema, with search aliases where the host has them."""
+    if "search_aliases" in inspect.signature(io.Schema).parameters:
+        fields["search_aliases"] = aliases
+    return io.Schema(category=CATEGORY, hidden=[io.Hidden.unique_id], outputs=[io.Model.Output(display_name="MODEL")], **fields)
+
+
+def model_input():
+    """The model to patch."""
+    return io.Model.Input("model", tooltip="A Wan, HunyuanVideo or CogVideoX model. Other models pass unchanged.")
+
+
+def schedule_inputs() -> list:
+    """start_percent and end_percent."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=0.20,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps the "
+            "dense result's; less is faster and drifts further from it. Must be below end_percent.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Dense again after this part of the schedule (0-1). 1 stays sparse to the end.",
+        ),
+    ]
+
+
+def exemption_inputs() -> list:
+    """dense_blocks and min_tokens: what stays dense whatever the schedule says."""
+    return [
+        advanced(
+            io.String.Input(
+                "dense_blocks",
+                default="0",
+                tooltip='Transformer blocks that stay dense, like "0, 1, 38-39" (0-999); empty for none. The first block\'s '
+                "attention is nearly uniform in many models and gains little from sparsity.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "min_tokens",
+                default=8192,
+                min=0,
+                max=10_000_000,
+                tooltip="Sequences with fewer tokens stay dense (0 or more): there sparse attention costs more than it saves.",
+            )
+        ),
+    ]
+
+
+def execution_inputs() -> list:
+    """backend and verbose."""
+    return [
+        advanced(
+            io.Combo.Input(
+                "backend",
+                options=list(BACKENDS),
+                default="auto",
+                tooltip="auto: Triton kernels where they run, else torch. triton or torch: insist on one.",
+            )
+        ),
+        advanced(
+            io.Boolean.Input(
+                "verbose",
+                default=False,
+                tooltip="Log density and measured error of every sparse call. Waits for the GPU at each, so it is slower.",
+            )
+        ),
+    ]

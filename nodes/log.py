@@ -1,0 +1,6 @@
+"""The pack's logger; its name is a constant because under ComfyUI `__name__` is a file path."""
+
+import logging
+
+PREFIX = "[sparse_videogen]"
+log = logging.getLogger("sparse_videogen")

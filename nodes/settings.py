@@ -1,0 +1,68 @@
+"""What a node was set to, validated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ..svg_core import SVG2Config, SVGConfig
+
+MAX_BLOCK = 999
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One node's settings.
+
+    Attributes:
+        config: the method and its own settings.
+        start_percent, end_percent: part of the schedule that runs sparse, 0 <= start < end <= 1.
+        dense_blocks: layers that stay dense.
+        min_tokens: shorter sequences stay dense.
+        backend: "auto", "triton" or "torch".
+        verbose: log one line a sparse call, with its measured error.
+        node_id: the node in the workflow, for messages to the page.
+
+    Raises:
+        ValueError: names the input, its value and what is allowed.
+    """
+
+    config: SVGConfig | SVG2Config
+    start_percent: float = 0.20
+    end_percent: float = 1.0
+    dense_blocks: frozenset[int] = field(default_factory=frozenset)
+    min_tokens: int = 8192
+    backend: str = "auto"
+    verbose: bool = False
+    node_id: str | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.start_percent < self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent={self.start_percent}, end_percent={self.end_percent}: "
+                "start_percent must be below end_percent, both between 0 and 1"
+            )
+        if self.min_tokens < 0:
+            raise ValueError(f"min_tokens={self.min_tokens}: must be at least 0")
+
+    @property
+    def method(self) -> str:
+        return "SVG" if isinstance(self.config, SVGConfig) else "SVG2"
+
+
+def parse_blocks(text: str) -> frozenset[int]:
+    """ "0, 1, 38-39" -> {0, 1, 38, 39}; empty text is no block.
+
+    Raises:
+        ValueError: a part is neither a number nor a rising range, or above `MAX_BLOCK`.
+    """
+    blocks: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_BLOCK:
+            raise ValueError(
+                f"dense_blocks={text!r}: {part!r} must be a block number or a range like 38-39, at most {MAX_BLOCK}"
+            )
+        blocks.update(range(first, last + 1))
+    return frozenset(blocks)

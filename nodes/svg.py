@@ -1,0 +1,66 @@
+"""The SVG node."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..svg_core import SVGConfig
+from .inputs import advanced, execution_inputs, exemption_inputs, model_input, schedule_inputs, schema
+from .patch import patch_model
+from .settings import Settings, parse_blocks
+
+
+class SVGAttention(io.ComfyNode):
+    """Sparse VideoGen: each attention head runs spatial or temporal, found by online profiling."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and output; ids are forever, workflows carry them."""
+        return schema(
+            aliases=["sparse attention", "sparse videogen", "SVG", "faster video", "radial attention"],
+            node_id="SVGAttention",
+            display_name="Sparse VideoGen (SVG)",
+            description="Video self-attention with one of two sparse patterns a head, spatial or temporal (arXiv 2502.01776).",
+            inputs=[
+                model_input(),
+                io.Float.Input(
+                    "sparsity",
+                    default=0.70,
+                    min=0.0,
+                    max=0.95,
+                    step=0.01,
+                    tooltip="Share of attention that is skipped (0-0.95). Higher is faster and further from the dense result; "
+                    "0 computes everything.",
+                ),
+                *schedule_inputs(),
+                *exemption_inputs(),
+                advanced(
+                    io.Int.Input(
+                        "sampled_rows",
+                        default=64,
+                        min=1,
+                        max=1024,
+                        tooltip="Query rows that profile each head in each call (1-1024). More is surer and slower; 64 costs "
+                        "about 0.1 % of dense attention.",
+                    )
+                ),
+                *execution_inputs(),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, sparsity, start_percent, end_percent, dense_blocks, min_tokens, sampled_rows, backend, verbose
+    ) -> io.NodeOutput:
+        """The model, patched."""
+        settings = Settings(
+            config=SVGConfig(sparsity=sparsity, sampled_rows=sampled_rows),
+            start_percent=start_percent,
+            end_percent=end_percent,
+            dense_blocks=parse_blocks(dense_blocks),
+            min_tokens=min_tokens,
+            backend=backend,
+            verbose=verbose,
+            node_id=cls.hidden.unique_id,
+        )
+        return io.NodeOutput(patch_model(model, settings))

@@ -1,0 +1,67 @@
+"""Settings of the two methods; fields are named as the nodes' widgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TAILS = ("second_order", "zero_order", "off")
+TILE_CUTS = ("full", "cluster")
+
+
+@dataclass(frozen=True)
+class SVGConfig:
+    """Sparse VideoGen (arXiv 2502.01776).
+
+    Attributes:
+        sparsity: share of attention that is skipped, in [0, 1).
+        sampled_rows: query rows that profile a head's pattern, >= 1.
+        first_frame: every query also reads the first frame (on for Wan, off for HunyuanVideo and CogVideoX in
+            the authors' code).
+    """
+
+    sparsity: float = 0.70
+    sampled_rows: int = 64
+    first_frame: bool = True
+
+    def __post_init__(self):
+        _check("sparsity", self.sparsity, 0 <= self.sparsity < 1, "at least 0 and below 1")
+        _check("sampled_rows", self.sampled_rows, self.sampled_rows >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class SVG2Config:
+    """Sparse VideoGen2 (arXiv 2505.18875), with full tiles and a tail; tile_cut="cluster", tail="off" is the paper's.
+
+    Attributes:
+        top_p: share of the estimated attention mass to compute exactly, in (0, 1].
+        min_keep: least share of key clusters to compute exactly, in [0, 1].
+        q_clusters, k_clusters: clusters of queries and of keys, >= 1; clamped to the number of tokens.
+        tail: how keys that are not computed count: "second_order", "zero_order" or "off" (not at all).
+        tile_cut: "full" cuts the sorted queries every M rows, "cluster" at each cluster's border too.
+        kmeans_init_iters: k-means iterations until the first sparse call is ready, those of warm-up included.
+        kmeans_step_iters: iterations a call from then on, starting at the last centroids.
+        recluster_every: calls for which labels are kept.
+    """
+
+    top_p: float = 0.90
+    min_keep: float = 0.10
+    q_clusters: int = 300
+    k_clusters: int = 1000
+    tail: str = "second_order"
+    tile_cut: str = "full"
+    kmeans_init_iters: int = 50
+    kmeans_step_iters: int = 2
+    recluster_every: int = 1
+
+    def __post_init__(self):
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
+        _check("min_keep", self.min_keep, 0 <= self.min_keep <= 1, "between 0 and 1")
+        _check("tail", self.tail, self.tail in TAILS, f"one of {', '.join(TAILS)}")
+        _check("tile_cut", self.tile_cut, self.tile_cut in TILE_CUTS, f"one of {', '.join(TILE_CUTS)}")
+        for name in ("q_clusters", "k_clusters", "kmeans_init_iters", "kmeans_step_iters", "recluster_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+
+
+def _check(name: str, value, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r}: must be {allowed}")

@@ -1,0 +1,150 @@
+"""SVG's planner (arXiv 2502.01776, sections 3 and 4): each head is spatial or temporal, found by online profiling.
+
+Both patterns are a band of half-width w, in tokens, in one order of the video tokens: frame after frame
+(spatial: the frames around a query's own) or place after place (temporal: nearby places over all frames).
+A tile reads the union of its rows' bands; all rows read the text and, with `first_frame`, the first frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.gather_attention import Plan
+from ..kernels.pack import pack_lists
+from ..kernels.sample_rows import sample_rows
+from .config import SVGConfig
+from .layout import VideoLayout
+from .sampling import stratified
+from .state import SparseState
+from .tiles import cut, text_index
+
+SPATIAL, TEMPORAL = 0, 1
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The two patterns of one layout; P = 2, indexed by SPATIAL and TEMPORAL.
+
+    Attributes:
+        query_index: [P, T, M] int32, query_index of the plan.
+        key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
+        rows: [S] int64, query rows that profile a head.
+        masks: [P, S, N] bool, which keys these rows read.
+    """
+
+    query_index: Tensor
+    key_index: Tensor
+    key_count: Tensor
+    rows: Tensor
+    masks: Tensor
+
+
+def plan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    config: SVGConfig,
+    layout: VideoLayout,
+    state: SparseState,
+    key: Hashable,
+    *,
+    sm_scale: float,
+    block_m: int,
+    backend: str,
+) -> Iterator[tuple[slice, Plan]]:
+    """Yields (heads, plan): once, for all heads, since they share the lists of two patterns.
+
+    The plan's `set_of_head` is the pattern of each head: the one of lower squared error on the sampled rows.
+    """
+    patterns_key = ("svg", config, layout, block_m, q.device)
+    patterns = state.get(patterns_key)
+    if patterns is None:
+        patterns = build_patterns(config, layout, block_m, q.device)
+        state.put(patterns_key, patterns)
+    sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
+    error = (sampled[:, :, 1:] - sampled[:, :, :1]).square().mean((-2, -1))
+    pattern = error.argmin(-1).int()
+    yield slice(None), Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
+
+
+def build_patterns(config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device) -> Patterns:
+    """Both patterns' tiles, key lists and profiling masks for one layout."""
+    text = text_index(layout, device)
+    video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
+    place_major = video.view(layout.frames, -1).T.flatten()
+    rows = stratified(min(config.sampled_rows, layout.video_tokens), layout.video_tokens, device)
+
+    query_index, starts, lengths, key_orders, masks = [], [], [], [], []
+    for order, frame_stride in ((video, 1), (place_major, layout.frames)):
+        band = Band(config, layout, block_m, frame_stride)
+        first = order < layout.frame_tokens if config.first_frame else torch.zeros_like(order, dtype=torch.bool)
+        key_order = torch.cat([text, order[first] + layout.text_before, order[~first] + layout.text_before])
+        begin, end = (torch.tensor(x, dtype=torch.int32, device=device) for x in band.tile_ranges())
+        start = torch.stack([torch.zeros_like(begin), begin], -1)
+        query_index.append(torch.cat([cut(order + layout.text_before, block_m), cut(text, block_m)]))
+        starts.append(start)
+        lengths.append(torch.stack([torch.full_like(begin, band.prefix), end - begin], -1))
+        key_orders.append(key_order)
+
+        tile = (order.long().argsort()[rows] // block_m).long()
+        rank = key_order.long().argsort()
+        masks.append((rank < band.prefix) | ((rank >= begin[tile, None]) & (rank < end[tile, None])))
+
+    start, length = torch.stack(starts), torch.stack(lengths)
+    key_index, key_count = pack_lists(torch.stack(key_orders), start, length)
+    return Patterns(torch.stack(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks))
+
+
+class Band:
+    """The key range of each tile in one order, for the widest band that the density allows.
+
+    Key order is [text | first frame, if protected | the other video tokens in the pattern's order], so what a
+    tile reads is the prefix and one range. Plain integers: this runs once a layout.
+    """
+
+    def __init__(self, config: SVGConfig, layout: VideoLayout, block_m: int, frame_stride: int):
+        self.layout, self.block_m, self.frame_stride = layout, block_m, frame_stride
+        self.first_frame = config.first_frame
+        self.prefix = layout.text_tokens + (layout.frame_tokens if config.first_frame else 0)
+        self.half_width = self._widest(1 - config.sparsity)
+
+    def tile_ranges(self) -> tuple[list[int], list[int]]:
+        """First and end key position of the range of each tile, text tiles (which read all) included."""
+        begin, end = self._ranges(self.half_width)
+        text_tiles = -(-self.layout.text_tokens // self.block_m)
+        return begin + [self.prefix] * text_tiles, end + [self.layout.tokens] * text_tiles
+
+    def _ranges(self, half_width: int) -> tuple[list[int], list[int]]:
+        n, begin, end = self.layout.video_tokens, [], []
+        for row in range(0, n, self.block_m):
+            begin.append(self._key_position(max(0, row - half_width)))
+            end.append(self._key_position(min(n, row + self.block_m + half_width)))
+        return begin, end
+
+    def _key_position(self, position: int) -> int:
+        """Position in the pattern's order -> in the key order, from which the first frame was taken out."""
+        if not self.first_frame:
+            return self.prefix + position
+        if self.frame_stride == 1:
+            return self.prefix + max(0, position - self.layout.frame_tokens)
+        return self.prefix + position - -(-position // self.frame_stride)
+
+    def _density(self, half_width: int) -> float:
+        n, total = self.layout.video_tokens, self.layout.tokens
+        pairs = self.layout.text_tokens * total
+        for row, begin, end in zip(range(0, n, self.block_m), *self._ranges(half_width), strict=True):
+            pairs += min(self.block_m, n - row) * (self.prefix + end - begin)
+        return pairs / total**2
+
+    def _widest(self, density: float) -> int:
+        low, high = 0, self.layout.video_tokens
+        if self._density(high) <= density:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._density(middle) <= density else (low, middle)
+        return low
