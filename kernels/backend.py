@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
+import os
 
 import torch
 
-BACKENDS = ("auto", "triton", "torch")
+log = logging.getLogger("sparse_videogen")
 
-# Ops whose `triton_kernel.py` exists.
-TRITON_OPS: frozenset[str] = frozenset()
+BACKENDS = ("auto", "triton", "torch")
+_failures: dict[str, str] = {}
 
 
 def choose_backend(backend: str, device: torch.device) -> str:
@@ -35,12 +38,34 @@ def choose_backend(backend: str, device: torch.device) -> str:
     return "torch"
 
 
+def run(package: str, op: str, backend: str, *args):
+    """Calls `launch_<op>` of the package's `triton_kernel.py` or `<op>` of its `reference.py`, which take the same.
+
+    A kernel that fails to compile or launch is not tried again in this process: its traceback is logged once,
+    `failures` tells the reason, and torch does the op's work from then on. Out of memory is the caller's to handle.
+    """
+    if backend == "triton" and op not in _failures:
+        try:
+            kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
+            return getattr(kernel, f"launch_{op}")(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a driver or compiler on a user's machine may raise
+            _failures[op] = f"{type(error).__name__}: {error}"
+            log.warning("[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on", op, exc_info=error)
+    reference = importlib.import_module(f"{__package__}.{package}.reference")
+    return getattr(reference, op)(*args)
+
+
+def failures() -> dict[str, str]:
+    """Ops whose Triton kernel failed in this process, with the reason."""
+    return dict(_failures)
+
+
 def _triton_obstacle(device: torch.device) -> str | None:
     """Why Triton cannot run on `device`, with its remedy; None if it can."""
-    if not TRITON_OPS:
-        return "this version has no Triton kernels yet. Update the pack"
-    if device.type != "cuda":
-        return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU. Move the model to one"
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed. Run 'pip install triton' (Windows: 'pip install triton-windows')"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU. Move the model to one"
     return None

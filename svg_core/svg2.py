@@ -154,7 +154,7 @@ def key_lists(
         kept: [B, H, T, C] bool.
         has_rows: [B, H, T] bool; a tile without rows reads nothing.
     """
-    order, offsets = sort_by_label(labels, size.shape[2], backend=backend)
+    order, offsets = sort_by_label(labels, size.shape[2])
     text = text_index(layout, labels.device).expand(*labels.shape[:2], -1)
     order = torch.cat([text, order + layout.text_before], -1)
     # One segment of text, then one a cluster.
@@ -174,7 +174,7 @@ def query_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Tiles of query rows sorted by cluster, then the text's: token numbers and clusters, [B, H, T, M], -1 beyond."""
     b, h, n = labels.shape
-    order, offsets = sort_by_label(labels, n_clusters, backend=backend)
+    order, offsets = sort_by_label(labels, n_clusters)
     if config.tile_cut == "cluster":
         order = _align_to_clusters(order, offsets, labels, block_m)
     rows = cut(order, block_m)

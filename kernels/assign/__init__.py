@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
+from ..backend import run
 
 
 def assign(x: Tensor, centroids: Tensor, *, backend: str = "torch") -> Tensor:
@@ -27,4 +27,4 @@ def assign(x: Tensor, centroids: Tensor, *, backend: str = "torch") -> Tensor:
         )
     if x.device != centroids.device:
         raise ValueError(f"assign: x is on {x.device}, centroids on {centroids.device}; both must be on one device")
-    return reference.assign(x, centroids)
+    return run("assign", "assign", backend, x, centroids)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from . import reference
+from ..backend import run
 
 
 class Centroids(NamedTuple):
@@ -49,4 +49,4 @@ def centroids(
     expected = (*x.shape[:2], n_clusters, x.shape[3])
     if previous is not None and tuple(previous.shape) != expected:
         raise ValueError(f"centroids: previous {tuple(previous.shape)} must be {expected}")
-    return Centroids(*reference.centroids(x, labels, n_clusters, previous, variance))
+    return Centroids(*run("centroids", "centroids", backend, x, labels, n_clusters, previous, variance))

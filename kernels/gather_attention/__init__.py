@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import reference
+from ..backend import run
+from ..tile_configs import tile_config
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,19 @@ def _whole(count: Tensor, block: int) -> Tensor:
     return (count + block - 1) // block * block
 
 
-def tile_rows(head_dim: int, backend: str) -> int:
-    """M, the query rows of a tile, that the executor wants plans to have."""
-    return 128
+def tile_rows(head_dim: int, device: torch.device) -> int:
+    """M, the query rows of a tile that plans for this device should have; the same for every backend."""
+    return _config(head_dim, device).block_m
 
 
-def computed_blocks(head_dim: int, backend: str) -> tuple[int, int]:
-    """Rows and keys that the executor computes at least: (1, 1) where it pads nothing."""
-    return 1, 1
+def computed_blocks(head_dim: int, device: torch.device, backend: str) -> tuple[int, int]:
+    """Rows and keys that the executor computes at a time: torch pads nothing."""
+    config = _config(head_dim, device)
+    return (config.block_m, config.block_n) if backend == "triton" else (1, 1)
+
+
+def _config(head_dim: int, device: torch.device):
+    return tile_config("gather_attention", 64 if head_dim <= 64 else 128, device)
 
 
 def gather_attention(
@@ -118,5 +124,5 @@ def gather_attention(
     if tuple(plan.set_of_head.shape) != tuple(q.shape[:2]):
         raise ValueError(f"gather_attention: plan is for heads {tuple(plan.set_of_head.shape)}, q has {tuple(q.shape[:2])}")
     out = torch.empty_like(q) if out is None else out
-    reference.gather_attention(q, k, v, plan, sm_scale, out)
+    run("gather_attention", "gather_attention", backend, q, k, v, plan, sm_scale, out)
     return out

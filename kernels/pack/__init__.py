@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..backend import run
 from . import reference
 
 
-def sort_by_label(labels: Tensor, n_clusters: int, *, backend: str = "torch") -> tuple[Tensor, Tensor]:
-    """Token numbers in order of their label, and where each label begins.
+def sort_by_label(labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
+    """Token numbers in order of their label, and where each label begins; by torch's own sort on every backend.
 
     Args:
         labels: [B, H, N] int32 in [0, n_clusters).
         n_clusters: C.
-        backend: "torch" or "triton".
 
     Returns:
         order [B, H, N] int32, stable (tokens of one label keep their order), and
@@ -46,4 +46,4 @@ def pack_lists(
             f"pack_lists: order {tuple(order.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
             "must be [L, N], [L, T, S] and [L, T, S]"
         )
-    return reference.pack_lists(order, start, length, capacity)
+    return run("pack", "pack_lists", backend, order, start, length, capacity)

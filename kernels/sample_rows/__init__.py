@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
+from ..backend import run
 
 
 def sample_rows(
@@ -30,4 +30,4 @@ def sample_rows(
         raise ValueError(f"sample_rows: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be [B, H, N, D]")
     if masks is not None and masks.shape[1:] != (rows.shape[0], k.shape[2]):
         raise ValueError(f"sample_rows: masks {tuple(masks.shape)} must be [P, {rows.shape[0]}, {k.shape[2]}]")
-    return reference.sample_rows(q, k, v, rows, sm_scale, masks)
+    return run("sample_rows", "sample_rows", backend, q, k, v, rows, sm_scale, masks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
+from ..backend import run
 
 
 def select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: float, *, backend: str = "torch") -> Tensor:
@@ -30,8 +30,9 @@ def select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: float, *, 
     """
     if probs.ndim != 4 or row_labels.ndim != 4 or probs.shape[:2] != row_labels.shape[:2]:
         raise ValueError(
-            f"select: probs {tuple(probs.shape)} and row_labels {tuple(row_labels.shape)} must be [B, H, Cq, Ck] and [B, H, T, M]"
+            f"select: probs {tuple(probs.shape)} and row_labels {tuple(row_labels.shape)} must be "
+            "[B, H, Cq, Ck] and [B, H, T, M]"
         )
     if not 0 < top_p <= 1 or not 0 <= min_keep <= 1:
         raise ValueError(f"select: top_p={top_p} must be in (0, 1] and min_keep={min_keep} in [0, 1]")
-    return reference.select(probs, row_labels, top_p, min_keep)
+    return run("select", "select", backend, probs, row_labels, top_p, min_keep)

@@ -1,0 +1,56 @@
+"""Tile shapes and launch knobs: a committed table, never tuned at run time."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+TABLE = Path(__file__).with_name("tile_configs.json")
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """Launch knobs of one kernel.
+
+    Attributes:
+        block_m: rows (queries, tokens) that one program handles.
+        block_n: columns (keys, clusters) of one step of its loop.
+        num_warps, num_stages: as Triton names them.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def tile_config(op: str, head_dim: int, device: torch.device) -> TileConfig:
+    """The config of `op` for a GPU, by its compute capability ("9.0") or AMD architecture ("gfx942"), else the default."""
+    return config_for(op, head_dim, architecture(device))
+
+
+@functools.cache
+def config_for(op: str, head_dim: int, arch: str) -> TileConfig:
+    """As `tile_config`, for an architecture by name; an unknown one gets the conservative "default"."""
+    by_arch = table()[op]
+    return TileConfig(**by_arch.get(arch, by_arch["default"])[str(head_dim)])
+
+
+@functools.cache
+def table() -> dict:
+    """The whole table: op -> architecture -> head_dim -> knobs."""
+    return json.loads(TABLE.read_text())
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """ "9.0" for an H100, "gfx942" for an MI300X, "default" where there is no GPU."""
+    if device.type != "cuda":
+        return "default"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "{}.{}".format(*torch.cuda.get_device_capability(device))
