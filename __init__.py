@@ -5,6 +5,6 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """The host's entry point; nothing of the pack is imported before the host asks for it."""
-    from .nodes import SparseVideoGenExtension
+    from .nodes.extension import SparseVideoGenExtension
 
     return SparseVideoGenExtension()

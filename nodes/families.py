@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,7 +45,7 @@ def family_of(diffusion_model: nn.Module) -> Family | None:
 def video_grid(diffusion_model: nn.Module, x: torch.Tensor) -> VideoLayout | None:
     """The grid of tokens that a forward of `x` [B, C, T, H, W] makes; None if there is no such grid."""
     patch = getattr(diffusion_model, "patch_size", None)
-    if x.ndim != 5 or patch is None or len(patch) != 3:
+    if x.ndim != 5 or not isinstance(patch, Sequence) or len(patch) != 3:
         return None
     return VideoLayout(*(math.ceil(size / p) for size, p in zip(x.shape[2:], patch, strict=True)))
 

@@ -16,7 +16,7 @@ import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from server import PromptServer
 
-from ..svg_core import SVGConfig, sparse_attention, warm_up
+from ..svg_core import SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
 from .families import FAMILIES, family_of
 from .forward import Call, Forward
 from .log import PREFIX, log
@@ -91,6 +91,7 @@ def attend(forward: Forward, call: Call, dense):
     reason = forward.dense_reason(call, layer, layout)
     try:
         if reason is None:
+            note_clamped_clusters(run, layout)
             out, stats = sparse_attention(
                 call.q,
                 call.k,
@@ -113,6 +114,16 @@ def attend(forward: Forward, call: Call, dense):
         reason = run.fail(error)
     run.count_dense(reason)
     return dense()
+
+
+def note_clamped_clusters(run: Run, layout: VideoLayout) -> None:
+    """Says once a run that fewer clusters than asked for are made, where the video has no more tokens."""
+    config, tokens = run.settings.config, layout.video_tokens
+    if isinstance(config, SVG2Config) and max(config.q_clusters, config.k_clusters) > tokens:
+        run.say_once(
+            f"q_clusters={config.q_clusters}, k_clusters={config.k_clusters}: more clusters than the {tokens} tokens "
+            f"of this video; {tokens} at most are made"
+        )
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):

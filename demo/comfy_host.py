@@ -1,0 +1,259 @@
+"""Run a ComfyUI headless on the CPU and send it prompts: the harness of the demo and the host tests.
+
+Needs `websocket-client`, and torch and safetensors for `latent`. This folder must be on `sys.path`.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+from host_env import find_hosts, host_version, prepare_host
+from run_result import PromptError, RunResult, describe_failure, describe_refusal, latent
+from workflow_prompt import to_prompt
+
+__all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host", "to_prompt"]
+
+HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes", "--cache-none")
+ON_CPU = ("--cpu", "--use-pytorch-cross-attention")
+START_TIMEOUT_S = 180
+TEXT_MESSAGE = 3  # the host's BinaryEventTypes.TEXT
+
+
+class ComfyServer:
+    """A ComfyUI process on a free loopback port, started by `with` or `start()`.
+
+    Args:
+        path: the ComfyUI checkout.
+        base_dir: folder for models, custom_nodes, input, output and user, created where missing; for one
+            server at a time, since the host locks its database there.
+        packs: folders of custom node packs, linked into `base_dir/custom_nodes` by their own names; links that
+            an earlier server left there are removed.
+        extra_args: more arguments for main.py.
+        cpu: keep to the CPU.
+    """
+
+    def __init__(self, path: Path, base_dir: Path, packs: list[Path], extra_args=(), cpu: bool = True):
+        self.path = Path(path).resolve()
+        self.base_dir = Path(base_dir).resolve()
+        self.packs = [Path(pack).absolute() for pack in packs]
+        self.extra_args = (*(ON_CPU if cpu else ()), *extra_args)
+        self.client_id = uuid.uuid4().hex
+        self._process = self._socket = None
+        self._events = []  # (type, data) in order of arrival; guarded by _arrived
+        self._arrived = threading.Condition()
+        self._connected = False
+        self._submitted = {}  # prompt id -> length of the log at that time
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until it answers.
+
+        Raises:
+            RuntimeError: it ended or did not answer in time; the message holds the end of its log.
+        """
+        python = prepare_host(self.path)
+        self._link_packs()
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log_path = self.base_dir / f"server-{self.port}.log"
+        launcher = Path(__file__).with_name("host_launcher.py")
+        command = [
+            python,
+            launcher,
+            self.path,
+            *HEADLESS,
+            "--port",
+            str(self.port),
+            "--base-directory",
+            self.base_dir,
+            "--database-url",
+            f"sqlite:///{self.base_dir / 'user' / 'comfyui.db'}",
+            *self.extra_args,
+        ]
+        with open(self._log_path, "w") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=self.path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # The tests' own interpreter mode must not reach the server: there it would stand in for a GPU.
+                env={**{k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}, "PYTHONUNBUFFERED": "1"},
+            )
+        try:
+            self._wait_until_up()
+            self._listen()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the process; harmless when it has ended already."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def log(self) -> str:
+        """What the server has written so far."""
+        return self._log_path.read_text(errors="replace")
+
+    def object_info(self) -> dict:
+        """The server's /object_info: node id -> inputs and outputs."""
+        return self._get("/object_info")
+
+    def queue(self, prompt: dict, timeout_s: float = 120) -> RunResult:
+        """Run one prompt to its end; see `submit` and `wait` for what it raises."""
+        return self.wait(self.submit(prompt), timeout_s)
+
+    def submit(self, prompt: dict) -> str:
+        """Queue a prompt in API format and return its id.
+
+        Raises:
+            PromptError: the server's validation refused it.
+        """
+        log_length = len(self.log())
+        try:
+            prompt_id = self._post("/prompt", {"prompt": prompt, "client_id": self.client_id})["prompt_id"]
+        except urllib.error.HTTPError as error:
+            details = json.loads(error.read())
+            raise PromptError(describe_refusal(details), details) from None
+        self._submitted[prompt_id] = log_length
+        return prompt_id
+
+    def wait(self, prompt_id: str, timeout_s: float = 120) -> RunResult:
+        """Wait for a submitted prompt to end.
+
+        Raises:
+            PromptError: a node failed or the run was interrupted.
+            TimeoutError: it has not ended after `timeout_s`; it runs on.
+            RuntimeError: the server went away.
+        """
+        events = self._wait_for_end(prompt_id, timeout_s)
+        entry = self._get(f"/history/{prompt_id}")[prompt_id]
+        messages = dict(entry["status"]["messages"])
+        stamps = [data["timestamp"] for data in messages.values() if "timestamp" in data]
+        shown = {data["node"]: data["output"] for name, data in events if name == "executed"}
+        result = RunResult(
+            {**shown, **entry["outputs"]},
+            (max(stamps) - min(stamps)) / 1000,
+            events,
+            self.log()[self._submitted[prompt_id] :],
+            self.base_dir,
+        )
+        for failure in ("execution_error", "execution_interrupted"):
+            if failure in messages:
+                raise PromptError(describe_failure(failure, messages[failure]), messages[failure], result)
+        return result
+
+    def interrupt(self) -> None:
+        """Stop the prompt that is running; its `wait` raises PromptError."""
+        self._post("/interrupt", {})
+
+    def _link_packs(self) -> None:
+        for name in ("models/diffusion_models", "custom_nodes", "input", "output", "user"):
+            (self.base_dir / name).mkdir(parents=True, exist_ok=True)
+        folder = self.base_dir / "custom_nodes"
+        for stale in filter(Path.is_symlink, folder.iterdir()):
+            stale.unlink()
+        for pack in self.packs:
+            (folder / pack.name).symlink_to(pack, target_is_directory=True)
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self._get("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.2)
+        state = "ended" if self._process.poll() is not None else f"did not answer in {START_TIMEOUT_S} s"
+        raise RuntimeError(f"ComfyUI at {self.path} {state}; the end of {self._log_path}:\n{self._log_tail()}")
+
+    def _listen(self) -> None:
+        import websocket
+
+        self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}")
+        self._connected = True
+        threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
+
+    def _receive(self, connection) -> None:
+        import websocket
+
+        try:
+            while True:
+                event = _decode(connection.recv())
+                with self._arrived:
+                    self._events.append(event)
+                    self._arrived.notify_all()
+        except (OSError, ValueError, websocket.WebSocketException):
+            with self._arrived:
+                self._connected = False
+                self._arrived.notify_all()
+
+    def _wait_for_end(self, prompt_id: str, timeout_s: float) -> list:
+        """The events from the start of a prompt to the message that says that nothing runs any more."""
+
+        def position(kind, **fields):
+            wanted = {"prompt_id": prompt_id, **fields}
+            return next(
+                (i for i, (name, data) in enumerate(self._events) if name == kind and wanted.items() <= data.items()), None
+            )
+
+        with self._arrived:
+            self._arrived.wait_for(lambda: position("executing", node=None) is not None or not self._connected, timeout_s)
+            end = position("executing", node=None)
+            if end is not None:
+                return self._events[position("execution_start") : end]
+        if not self._connected:
+            raise RuntimeError(f"ComfyUI at {self.path} went away; the end of its log:\n{self._log_tail()}")
+        raise TimeoutError(f"prompt {prompt_id} has not ended after {timeout_s} s")
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log().splitlines()[-40:])
+
+    def _get(self, route: str):
+        with urllib.request.urlopen(self.url + route, timeout=60) as reply:
+            return json.load(reply)
+
+    def _post(self, route: str, data: dict):
+        request = urllib.request.Request(self.url + route, json.dumps(data).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            body = reply.read()
+        return json.loads(body) if body else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _decode(message: str | bytes) -> tuple[str, object]:
+    """(type, data) of a websocket message; binary ones are ("progress_text", dict) or ("binary", bytes)."""
+    if isinstance(message, str):
+        event = json.loads(message)
+        return event["type"], event.get("data") or {}
+    if int.from_bytes(message[:4], "big") != TEXT_MESSAGE:
+        return "binary", message
+    text_at = 8 + int.from_bytes(message[4:8], "big")
+    return "progress_text", {"node": message[8:text_at].decode(), "text": message[text_at:].decode()}

@@ -1,0 +1,117 @@
+"""How the nodes behave in a real ComfyUI: bad input, doubled nodes, interrupts, what stays dense and why."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+import torch
+from comfy_host import PromptError, latent
+from conftest import DEFAULTS, reports
+
+METHODS = ["SVGAttention", "SVG2Attention"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"dense_blocks": "1-x"}, "dense_blocks='1-x'.*must be a block number or a range"),
+        ({"start_percent": 0.8, "end_percent": 0.5}, "start_percent=0.8, end_percent=0.5.*must be below"),
+        ({"start_percent": -0.5}, "start_percent"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"backend": "cuda"}, "backend"),
+    ],
+    ids=["blocks", "schedule", "start", "tokens", "backend"],
+)
+def test_bad_input_is_refused_before_sampling(host, method, inputs, message):
+    with pytest.raises(PromptError, match=f"(?s){message}") as refusal:
+        host.render("wan21_t2v", method, **inputs)
+    if refusal.value.result is not None:  # refused by the node, not by the host's own check
+        assert "it/s" not in refusal.value.result.log
+
+
+@pytest.mark.parametrize("method, inputs", [("SVGAttention", {"sparsity": 0.99}), ("SVG2Attention", {"top_p": 0.0})])
+def test_values_out_of_range_are_refused(host, method, inputs):
+    with pytest.raises(PromptError, match=next(iter(inputs))):
+        host.render("wan21_t2v", method, **inputs)
+
+
+@pytest.mark.parametrize("last", METHODS)
+@pytest.mark.parametrize("first", METHODS)
+def test_the_last_node_wins(host, first, last):
+    alone, _ = host.render("wan21_t2v", last)
+    prompt = host.prompt("wan21_t2v", last)
+    prompt["first"] = {"class_type": first, "inputs": {**DEFAULTS[first], "model": ["model", 0], "start_percent": 0.5}}
+    prompt["svg_model"]["inputs"]["model"] = ["first", 0]
+    result = host.server.queue(prompt)
+    assert torch.equal(latent(result), alone)
+    (report,) = reports(result)
+    assert report["node"] == "svg_model"
+    assert "takes the place of an earlier Sparse VideoGen node" in result.log
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mask_stays_dense(host, method):
+    prompt = host.prompt("hunyuan_t2v", method, prompt_options={"cfg": 1.0}, start_percent=0.0, dense_blocks="")
+    prompt["positive"]["inputs"]["masked"] = True
+    (report,) = reports(host.server.queue(prompt))
+    assert report["dense_reasons"].keys() == {"mask"} and report["sparse_calls"] == 0
+
+
+def test_a_reason_is_said_once_a_run(host):
+    _, result = host.render("wan_fun_control", "SVGAttention", start_percent=0.0)
+    assert len(re.findall(r"stays dense, layout: 576 tokens, the 5 x 8 x 12 grid has 480", result.log)) == 1
+
+
+def test_more_clusters_than_tokens_is_said_once(host):
+    out, result = host.render("wan21_t2v", "SVG2Attention", q_clusters=4096, k_clusters=8192)
+    assert out.isfinite().all() and reports(result)[0]["sparse_calls"] > 0
+    assert len(re.findall("more clusters than the 480 tokens", result.log)) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_verbose_logs_each_sparse_call(host, method):
+    _, result = host.render("wan21_t2v", method, verbose=True)
+    lines = re.findall(r"layer (\d+): density (\d\.\d+), error (\d\.\d+)", result.log)
+    assert len(lines) == reports(result)[0]["sparse_calls"]
+    assert {int(layer) for layer, _, _ in lines} == {1, 2}
+    assert all(0 < float(error) < 1 for _, _, error in lines)
+
+
+def test_triton_on_a_cpu_finishes_dense_and_says_the_remedy(host, control):
+    out, result = host.render("wan21_t2v", "SVG2Attention", backend="triton", start_percent=0.0)
+    assert torch.equal(out, control("wan21_t2v"))
+    assert reports(result)[0]["dense_reasons"].keys() == {"error", "dense_blocks"}
+    assert "or choose backend 'auto' or 'torch'" in result.log
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupt_leaves_nothing_behind(host, method):
+    before, _ = host.render("wan21_t2v", method)
+    long = host.prompt("wan21_t2v", method, prompt_options={"steps": 400, "width": 256, "height": 256})
+    prompt_id = host.server.submit(long)
+    logged = len(host.server.log())
+    while "it/s" not in host.server.log()[logged:]:
+        time.sleep(0.05)
+    host.server.interrupt()
+    with pytest.raises(PromptError, match="interrupt"):
+        host.server.wait(prompt_id)
+    after, result = host.render("wan21_t2v", method)
+    assert torch.equal(before, after)
+    assert reports(result)[0]["calls"] == 12
+
+
+def test_importing_the_pack_is_cheap(host):
+    (seconds,) = re.findall(rf"([\d.]+) seconds: .*{re.escape(host.server.packs[0].name)}$", host.server.log(), re.MULTILINE)
+    assert float(seconds) <= 0.1
+
+
+def test_inputs_have_tooltips_and_keep_their_order(host):
+    info = host.server.object_info()
+    for method, defaults in DEFAULTS.items():
+        inputs = info[method]["input"]["required"]
+        assert list(inputs) == ["model", *defaults]
+        assert all(options[1].get("tooltip") for options in inputs.values())
+        assert info[method]["output_name"] == ["MODEL"]

@@ -1,0 +1,145 @@
+"""Renders of every family through the HTTP API of a real ComfyUI."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from comfy_host import latent
+from conftest import reports
+from tiny_checkpoints import FAMILIES
+
+METHODS = ["SVGAttention", "SVG2Attention"]
+EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
+# A frame of reference tokens that is not part of the grid.
+NOT_UNDERSTOOD = {"wan_fun_control": "layout"}
+LOADABLE = [name for name in FAMILIES if not name.endswith("_low")]
+
+
+def skip_unless_loadable(host, family):
+    if family not in host.families:
+        pytest.skip(f"ComfyUI {host.version} does not load {family}")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", LOADABLE)
+def test_every_family_samples(host, control, family, method):
+    skip_unless_loadable(host, family)
+    out, result = host.render(family, method, start_percent=0.0)
+    assert out.isfinite().all()
+    if family in NOT_UNDERSTOOD:
+        (report,) = reports(result)
+        assert report["sparse_calls"] == 0 and report["dense_reasons"].keys() == {NOT_UNDERSTOOD[family]}
+        assert torch.equal(out, control(family))
+        return
+    for report in reports(result):
+        assert report["sparse_calls"] > 0 and 0 < report["density"] < 0.95
+        assert report["dense_reasons"].keys() == {"dense_blocks"}
+    assert not torch.equal(out, control(family))
+    assert (out - control(family)).norm() / control(family).norm() < 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", LOADABLE)
+def test_everything_chosen_reproduces_the_unpatched_render(host, control, family, method):
+    skip_unless_loadable(host, family)
+    out, _ = host.render(family, method, start_percent=0.0, dense_blocks="", **EVERYTHING[method])
+    torch.testing.assert_close(out, control(family), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
+@pytest.mark.parametrize(
+    "inputs",
+    [{"start_percent": 0.99}, {"dense_blocks": "0-99"}, {"min_tokens": 10_000}],
+    ids=["start", "blocks", "tokens"],
+)
+def test_a_dense_run_is_the_unpatched_render_bit_for_bit(host, control, family, method, inputs):
+    out, result = host.render(family, method, **inputs)
+    assert torch.equal(out, control(family))
+    (report,) = reports(result)
+    assert report["sparse_calls"] == 0 and report["calls"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["wan21_t2v", "wan22_t2v_high", "hunyuan_i2v"])
+def test_two_equal_prompts_give_equal_latents(host, family, method):
+    first, _ = host.render(family, method)
+    second, _ = host.render(family, method)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_unpatched_branch_never_notices(host, control, method):
+    prompt = host.prompt("wan21_t2v", method)
+    plain = host.prompt("wan21_t2v")
+    prompt["sampler_plain"] = {**plain["sampler"], "inputs": {**plain["sampler"]["inputs"], "model": ["model", 0]}}
+    prompt["save_plain"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sampler_plain", 0], "filename_prefix": "plain"}}
+    result = host.server.queue(prompt)
+    assert torch.equal(latent(result, node="save_plain"), control("wan21_t2v"))
+    assert not torch.equal(latent(result), control("wan21_t2v"))
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_the_global_random_state_is_untouched(host, method):
+    states = []
+    for which in (None, method):
+        prompt = host.prompt("wan21_t2v", which)
+        prompt["state"] = {"class_type": "SVGDemoRandomState", "inputs": {"samples": ["sampler", 0]}}
+        prompt["save"]["inputs"]["samples"] = ["state", 0]
+        states.append(host.server.queue(prompt).outputs["state"]["text"])
+    assert states[0] == states[1]
+
+
+BATCHINGS = {"batch": {"batch": 2}, "cfg-1": {"cfg": 1.0}, "unequal-text": {"negative_tokens": 30}}
+
+
+@pytest.mark.parametrize("options", BATCHINGS.values(), ids=BATCHINGS.keys())
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
+def test_any_batching_reproduces_the_unpatched_render(host, control, family, method, options):
+    out, result = host.render(family, method, start_percent=0.0, dense_blocks="", prompt_options=options, **EVERYTHING[method])
+    torch.testing.assert_close(out, control(family, **options), atol=1e-4, rtol=1e-4)
+    assert reports(result)[0]["sparse_calls"] == reports(result)[0]["calls"] > 0
+
+
+@pytest.mark.parametrize("size", [(136, 88, 5), (64, 200, 21), (176, 176, 1)], ids=["odd", "tall", "image"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
+def test_any_size(host, control, family, method, size):
+    options = dict(zip(("width", "height", "frames"), size, strict=True))
+    out, _ = host.render(family, method, start_percent=0.0, prompt_options=options)
+    assert out.isfinite().all()
+    all_read, _ = host.render(family, method, start_percent=0.0, prompt_options=options, **EVERYTHING[method])
+    torch.testing.assert_close(all_read, control(family, **options), atol=1e-4, rtol=1e-4)
+
+
+def test_the_line_of_a_run_and_its_event_say_the_same(host):
+    _, result = host.render("hunyuan_t2v", "SVG2Attention", start_percent=0.2, dense_blocks="0, 2")
+    (report,) = reports(result)
+    lines = re.findall(r"\[sparse_videogen\] (SVG2: sparse .*)", result.log)
+    reasons = report["dense_reasons"]
+    assert report["node"] == "svg_model" and report["method"] == "SVG2"
+    assert report["calls"] == report["sparse_calls"] + sum(reasons.values())
+    assert lines == [
+        f"SVG2: sparse {report['sparse_calls']}/{report['calls']} calls, density {report['density']:.2f}, "
+        f"computed {report['computed']:.2f}, dense: " + ", ".join(f"{count} {label}" for label, count in reasons.items())
+    ]
+    # 4 steps of 3 or more layers, cond and uncond in one batch: two layers dense always, the others before 20 %
+    layers = report["calls"] // 4
+    assert reasons["dense_blocks"] == 8
+    assert reasons["start_percent"] % (layers - 2) == 0 and reasons["start_percent"] > 0
+
+
+def test_end_percent_returns_to_dense(host):
+    _, result = host.render("wan21_t2v", "SVGAttention", start_percent=0.0, end_percent=0.3, dense_blocks="")
+    (report,) = reports(result)
+    assert report["dense_reasons"].keys() == {"end_percent"} and 0 < report["sparse_calls"] < report["calls"] == 12
+
+
+def test_warm_up_belongs_to_the_high_noise_expert(host):
+    _, result = host.render("wan22_t2v_high", "SVG2Attention", start_percent=0.3, dense_blocks="")
+    high, low = reports(result)
+    assert high["dense_reasons"].get("start_percent", 0) > 0
+    assert low["dense_reasons"] == {} and low["sparse_calls"] == low["calls"] > 0

@@ -1,0 +1,50 @@
+"""What a plan says, as a boolean mask, and attention under such a mask: the naive things that plans replace."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def plan_mask(plan, tokens: int) -> Tensor:
+    """[B, H, N, N] bool: query row n reads key m. Fails if a row is in two tiles or none, or a key twice in a list."""
+    b, h = plan.set_of_head.shape
+    mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool)
+    for i in range(b):
+        for j in range(h):
+            s = int(plan.set_of_head[i, j])
+            seen = []
+            for t in range(plan.query_index.shape[1]):
+                rows = plan.query_index[s, t]
+                rows = rows[rows >= 0].long()
+                keys = plan.key_index[s, t, : plan.key_count[s, t]].long()
+                assert keys.unique().numel() == keys.numel(), "a key stands twice in a list"
+                seen += rows.tolist()
+                mask[i, j, rows.unsqueeze(1), keys] = True
+            assert sorted(seen) == list(range(tokens)), "a query row is in no tile or in two"
+    return mask
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Dense attention with a boolean mask, float64."""
+    scores = (q.double() @ k.double().transpose(2, 3)) * q.shape[-1] ** -0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v.double()
+
+
+def assert_exact(out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> None:
+    """`out` is masked attention, at most twice as far from float64 as torch's own is in this dtype.
+
+    The floor, 4 roundings at the size of the values, is for inputs where torch happens to be nearly exact.
+    """
+    exact = masked_attention(q, k, v, mask)
+    torchs = (F.scaled_dot_product_attention(q, k, v, attn_mask=mask).double() - exact).abs().max()
+    floor = 4 * torch.finfo(q.dtype).eps * v.abs().max()
+    assert (out.double() - exact).abs().max() <= 2 * torchs + floor
+
+
+def text_rows(layout) -> Tensor:
+    """[N] bool, True for text tokens."""
+    text = torch.ones(layout.tokens, dtype=torch.bool)
+    text[layout.video] = False
+    return text

@@ -1,0 +1,113 @@
+"""The public call: identities, determinism, layouts in memory, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scene import video_qkv
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
+
+LAYOUT = VideoLayout(4, 9, 7, text_before=3, text_after=6)
+CONFIGS = [
+    pytest.param(SVGConfig(sparsity=0.5), id="svg"),
+    pytest.param(SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), id="svg2"),
+    pytest.param(SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"),
+]
+EVERYTHING = [
+    pytest.param(SVGConfig(sparsity=0), id="svg"),
+    pytest.param(SVG2Config(top_p=1.0), id="svg2"),
+    pytest.param(SVG2Config(top_p=1.0, tail="off", tile_cut="cluster"), id="svg2-paper"),
+]
+
+
+@pytest.mark.parametrize("dtype, factor", [(torch.float32, 1e-6), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)], ids=str)
+@pytest.mark.parametrize("config", EVERYTHING)
+def test_everything_chosen_is_dense_attention(config, dtype, factor, make_qkv):
+    """`factor`: one rounding of the result in its dtype, at values of order one."""
+    q, k, v = make_qkv(LAYOUT, heads=3, batch=2, dtype=dtype)
+    out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, measure_error=True)
+    dense = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    assert out.dtype == dtype and (out.float() - dense).abs().max() < factor
+    assert (stats.density == 1).all() and (stats.computed == 1).all()
+    assert stats.error.max() < factor
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_two_calls_are_equal_and_draw_no_random_numbers(config):
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    before = torch.random.get_rng_state()
+    first, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+    second, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+    assert torch.equal(first, second)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_memory_order_does_not_matter_and_is_kept(config, make_qkv):
+    q, k, v = make_qkv(LAYOUT, heads=3)
+    host_order = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+    same, _ = sparse_attention(*host_order, config=config, layout=LAYOUT)
+    torch.testing.assert_close(same, out)
+    assert same.transpose(1, 2).is_contiguous()  # [B, N, H * D] for the host without a copy
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_batch_rows_do_not_meet(config, make_qkv):
+    q, k, v = make_qkv(LAYOUT, batch=2)
+    both, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=SparseState(), key=0)
+    alone, _ = sparse_attention(q[1:], k[1:], v[1:], config=config, layout=LAYOUT)
+    torch.testing.assert_close(both[1:], alone)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_stats_tell_what_was_done(config):
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, measure_error=True)
+    dense = F.scaled_dot_product_attention(q, k, v)
+    true_error = (out - dense)[:, :, LAYOUT.video].norm(dim=(-2, -1)) / dense[:, :, LAYOUT.video].norm(dim=(-2, -1))
+    assert stats.density.shape == stats.computed.shape == stats.error.shape == (1, 2)
+    assert (stats.density < 1).all() and (stats.computed >= stats.density).all()
+    assert (stats.pattern is None) == isinstance(config, SVG2Config)
+    assert torch.all((stats.error / true_error - 1).abs() < 0.35)  # 64 of 252 rows
+    _, unmeasured = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+    assert unmeasured.error is None
+
+
+def test_sm_scale_is_honoured(make_qkv):
+    q, k, v = make_qkv(LAYOUT)
+    out, _ = sparse_attention(q, k, v, config=SVGConfig(sparsity=0), layout=LAYOUT, sm_scale=0.3)
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, scale=0.3), atol=1e-5, rtol=1e-5)
+
+
+def test_nan_stays_in_its_head(make_qkv):
+    q, k, v = make_qkv(LAYOUT, heads=2)
+    q[0, 0, 5] = float("nan")
+    out, _ = sparse_attention(q, k, v, config=SVG2Config(q_clusters=10, k_clusters=20), layout=LAYOUT)
+    assert out[0, 1].isfinite().all()
+
+
+def test_rejects_a_layout_of_another_length(make_qkv):
+    q, k, v = make_qkv(LAYOUT)
+    with pytest.raises(ValueError, match="has 252 tokens, q has 261"):
+        sparse_attention(q, k, v, config=SVGConfig(), layout=VideoLayout(4, 9, 7))
+
+
+def test_rejects_cross_attention(make_qkv):
+    q, k, v = make_qkv(LAYOUT)
+    with pytest.raises(ValueError, match=r"k \(1, 2, 77, 64\)"):
+        sparse_attention(q, k[:, :, :77], v, config=SVGConfig(), layout=LAYOUT)
+
+
+def test_rejects_an_unknown_backend(make_qkv):
+    q, k, v = make_qkv(LAYOUT)
+    with pytest.raises(ValueError, match="backend='cuda'"):
+        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="cuda")
+
+
+def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    q, k, v = make_qkv(LAYOUT)
+    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*or choose backend 'auto' or 'torch'"):
+        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")

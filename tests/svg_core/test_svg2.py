@@ -1,0 +1,194 @@
+"""SVG2's planner against choices made naively from labels and top-p."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masks import assert_exact, masked_attention, plan_mask, text_rows
+from scene import video_qkv
+from sparse_videogen.kernels.gather_attention import gather_attention
+from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
+from sparse_videogen.svg_core.svg2 import plan
+
+PAPER = {"tile_cut": "cluster", "tail": "off"}
+
+
+def make_plan(q, k, v, config, layout, block_m=16, state=None):
+    """The plan of all heads, and the clusters it was made from."""
+    state = SparseState() if state is None else state
+    ((_, made),) = plan(q, k, v, config, layout, state, 0, sm_scale=q.shape[-1] ** -0.5, block_m=block_m, backend="torch")
+    return made, state.get(0)
+
+
+def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
+    """[N, N] bool, tile by tile, from labels alone: means, sizes, mixture of the rows' distributions, top-p."""
+    q, k = q[batch, head, layout.video], k[batch, head, layout.video]
+    q_labels, k_labels = clusters.q_labels[batch, head].long(), clusters.k_labels[batch, head].long()
+    n_k = clusters.k_mean.shape[2]
+    used = [c for c in range(n_k) if (k_labels == c).any()]
+    score = torch.full((clusters.q_mean.shape[2], n_k), -math.inf)
+    for a in q_labels.unique().tolist():
+        for c in used:
+            logit = q[q_labels == a].mean(0) @ k[k_labels == c].mean(0) * q.shape[-1] ** -0.5
+            score[a, c] = logit + math.log((k_labels == c).sum())
+    probs = score.softmax(-1)
+    mask = torch.ones(layout.tokens, layout.tokens, dtype=torch.bool)
+    for rows in made.query_index[head + batch * made.set_of_head.shape[1]]:
+        rows = rows[rows >= 0].long() - layout.text_before
+        if rows.numel() == 0 or rows.min() < 0 or rows.max() >= layout.video_tokens:
+            continue
+        mass = probs[q_labels[rows]].mean(0)
+        keep, total = set(), 0.0
+        for c in mass.argsort(descending=True, stable=True).tolist():
+            if total >= config.top_p and len(keep) >= math.ceil(config.min_keep * n_k):
+                break
+            keep.add(c)
+            total += mass[c].item()
+        reads = torch.tensor([label in keep for label in k_labels.tolist()])
+        mask[rows + layout.text_before, layout.video.start : layout.video.stop] = reads
+    return mask
+
+
+@pytest.mark.parametrize("tile_cut", ["full", "cluster"])
+@pytest.mark.parametrize(
+    "layout",
+    [VideoLayout(4, 7, 9), VideoLayout(3, 7, 7, text_before=5, text_after=18), VideoLayout(1, 8, 13, text_after=2)],
+    ids=["no-text", "text-both", "one-frame"],
+)
+def test_matches_masked_attention(layout, tile_cut):
+    q, k, v = video_qkv(layout.frames, layout.height, layout.width, heads=2, head_dim=64, text=layout.text_tokens)
+    config = SVG2Config(top_p=0.7, min_keep=0.05, q_clusters=9, k_clusters=17, tail="off", tile_cut=tile_cut)
+    made, clusters = make_plan(q, k, v, config, layout)
+    for head in range(2):
+        mask = naive_mask(q, k, clusters, config, layout, made, head=head)
+        assert torch.equal(plan_mask(made, layout.tokens)[0, head], mask)
+    out = gather_attention(q, k, v, made, sm_scale=64**-0.5)
+    mask = plan_mask(made, layout.tokens)
+    assert mask.float().mean() < 0.9
+    assert_exact(out, q, k, v, mask)
+
+
+def test_cluster_cut_never_mixes_clusters():
+    layout = VideoLayout(4, 8, 8)
+    q, k, v = video_qkv(4, 8, 8, heads=1, head_dim=64)
+    made, clusters = make_plan(q, k, v, SVG2Config(q_clusters=11, k_clusters=20, **PAPER), layout)
+    for rows in made.query_index[0]:
+        rows = rows[rows >= 0].long()
+        assert clusters.q_labels[0, 0, rows].unique().numel() <= 1
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)),
+    text=st.tuples(st.integers(0, 9), st.integers(0, 20)),
+    clusters=st.tuples(st.integers(1, 40), st.integers(1, 60)),
+    top_p=st.floats(0.01, 1),
+    min_keep=st.floats(0, 1),
+    tile_cut=st.sampled_from(["full", "cluster"]),
+    degenerate=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_layout_gives_a_sound_plan(sizes, text, clusters, top_p, min_keep, tile_cut, degenerate):
+    layout = VideoLayout(*sizes, *text)
+    rng = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 2, layout.tokens, 8, generator=rng) for _ in range(3))
+    if degenerate:  # all tokens equal: one cluster takes them all, the others stay empty
+        q, k = torch.ones_like(q), torch.ones_like(k)
+    config = SVG2Config(
+        top_p=top_p, min_keep=min_keep, q_clusters=clusters[0], k_clusters=clusters[1], tile_cut=tile_cut, kmeans_init_iters=2
+    )
+    made, _ = make_plan(q, k, v, config, layout)
+    mask = plan_mask(made, layout.tokens)  # every row in one tile, no key twice
+    text_mask = text_rows(layout)
+    assert mask[:, :, text_mask].all() and mask[..., text_mask].all()
+    assert mask.any(-1).all()
+    if top_p == 1 or min_keep == 1:
+        assert mask.all()
+    torch.testing.assert_close(made.work(layout.tokens), mask.float().mean((-2, -1)))
+    assert gather_attention(q, k, v, made, sm_scale=1.0).isfinite().all()
+
+
+def test_tail_lowers_the_error_at_equal_density():
+    layout = VideoLayout(8, 16, 16)
+    q, k, v = video_qkv(8, 16, 16, heads=4, head_dim=128)
+    error = {}
+    for tail in ("off", "zero_order", "second_order"):
+        config = SVG2Config(top_p=0.6, min_keep=0.05, q_clusters=24, k_clusters=64, tail=tail)
+        _, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
+        error[tail] = stats.error
+        assert stats.density.mean() < 0.35
+    print(error)
+    assert (error["second_order"] < error["zero_order"]).all() and (error["zero_order"] < 0.7 * error["off"]).all()
+    assert error["second_order"].mean() < 0.95 * error["zero_order"].mean() < 0.5 * error["off"].mean()
+
+
+def test_tail_is_exact_for_keys_without_spread():
+    """Keys that are equal within a cluster lose nothing by being replaced by it, whatever is chosen."""
+    layout = VideoLayout(4, 8, 8)
+    rng = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 1, 256, 64, generator=rng)
+    places = torch.randn(1, 1, 8, 64, generator=rng)
+    labels = torch.arange(256) % 8
+    k, v = places[:, :, labels], torch.randn(1, 1, 8, 64, generator=rng)[:, :, labels]
+    config = SVG2Config(top_p=0.3, min_keep=0.1, q_clusters=4, k_clusters=8)
+    out, stats = sparse_attention(q, k, v, config=config, layout=layout)
+    assert stats.density.item() < 0.6
+    torch.testing.assert_close(out, masked_attention(q, k, v, torch.tensor(True)).float(), atol=1e-5, rtol=1e-4)
+
+
+def test_state_goes_on_where_the_last_call_ended():
+    layout = VideoLayout(4, 8, 8)
+    q, k, v = video_qkv(4, 8, 8, heads=1, head_dim=64)
+    config = SVG2Config(q_clusters=8, k_clusters=16, kmeans_init_iters=6, kmeans_step_iters=2)
+    state = SparseState()
+    warm_up(q, k, config=config, layout=layout, state=state, key="a")
+    assert state.get("a").iterations == 2
+    sparse_attention(q, k, v, config=config, layout=layout, state=state, key="a")
+    assert state.get("a").iterations == 6  # the first sparse call catches up on what warm-up left
+    sparse_attention(q, k, v, config=config, layout=layout, state=state, key="a")
+    assert state.get("a").iterations == 8
+    sparse_attention(q, k, v, config=config, layout=layout, state=state, key="b")
+    assert state.get("b").iterations == 6 and len(state) == 2
+
+
+def test_recluster_every_keeps_labels_and_refreshes_centroids():
+    layout = VideoLayout(4, 8, 8)
+    config = SVG2Config(q_clusters=8, k_clusters=16, recluster_every=3, kmeans_init_iters=3)
+    state, labels, means = SparseState(), [], []
+    for step in range(4):
+        q, k, v = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
+        sparse_attention(q, k, v, config=config, layout=layout, state=state, key=0)
+        labels.append(state.get(0).k_labels)
+        means.append(state.get(0).k_mean)
+    assert torch.equal(labels[0], labels[1]) and torch.equal(labels[0], labels[2])
+    assert not torch.equal(means[0], means[1])
+    assert not torch.equal(labels[0], labels[3])
+
+
+def test_state_of_another_shape_is_not_used():
+    config, state = SVG2Config(q_clusters=8, k_clusters=16, kmeans_init_iters=3), SparseState()
+    for frames in (4, 5):
+        layout = VideoLayout(frames, 8, 8)
+        q, k, v = video_qkv(frames, 8, 8, heads=1, head_dim=64)
+        out, _ = sparse_attention(q, k, v, config=config, layout=layout, state=state, key=0)
+        assert torch.equal(out, sparse_attention(q, k, v, config=config, layout=layout)[0])
+
+
+def test_more_clusters_than_tokens_is_clamped():
+    layout = VideoLayout(1, 3, 5)
+    q, k, v = video_qkv(1, 3, 5, heads=1, head_dim=64)
+    out, stats = sparse_attention(q, k, v, config=SVG2Config(), layout=layout)
+    assert out.isfinite().all() and 0 < stats.density <= 1
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("top_p", 0), ("top_p", 1.01), ("min_keep", -0.1), ("tail", "third"), ("tile_cut", "row"), ("k_clusters", 0)],
+    ids=str,
+)
+def test_rejects_bad_settings(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value!r}"):
+        SVG2Config(**{field: value})
