@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from ..kernels import BACKENDS
 from ..svg_core import SVG2Config, SVGConfig
 
 MAX_BLOCK = 999
@@ -42,6 +43,8 @@ class Settings:
                 f"start_percent={self.start_percent}, end_percent={self.end_percent}: "
                 "start_percent must be below end_percent, both between 0 and 1"
             )
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend={self.backend!r}: must be one of {', '.join(BACKENDS)}")
         if self.min_tokens < 0:
             raise ValueError(f"min_tokens={self.min_tokens}: must be at least 0")
 

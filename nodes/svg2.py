@@ -40,11 +40,9 @@ class SVG2Attention(io.ComfyNode):
                     300,
                     1,
                     4096,
-                    "Clusters of queries a head (1-4096). More choose keys more precisely, at a cost.",
+                    "Clusters of queries a head (1-4096). More are finer and cost more.",
                 ),
-                _integer(
-                    "k_clusters", 1000, 1, 8192, "Clusters of keys a head (1-8192). More choose keys more precisely, at a cost."
-                ),
+                _integer("k_clusters", 1000, 1, 8192, "Clusters of keys a head (1-8192). More are finer and cost more."),
                 advanced(
                     io.Float.Input(
                         "min_keep",
@@ -60,8 +58,8 @@ class SVG2Attention(io.ComfyNode):
                         "tail",
                         options=list(TAILS),
                         default="second_order",
-                        tooltip="How skipped keys still count: second_order is closest to dense, zero_order cheaper, off leaves "
-                        "them out as the paper does.",
+                        tooltip="How skipped keys still count: second_order is closest to dense, zero_order cheaper, "
+                        "off leaves them out as the paper does.",
                     )
                 ),
                 _integer(

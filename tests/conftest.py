@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
-sys.path.insert(0, str(ROOT / "demo"))
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton kernels run on the CPU; must be set before triton is imported
@@ -18,3 +18,18 @@ if not torch.cuda.is_available():
 from load_pack import load_pack  # noqa: E402
 
 load_pack()
+
+
+def pytest_report_header() -> list[str]:
+    """Which ComfyUI the host tests run against."""
+    from comfy_host import find_hosts, host_version
+
+    found = [f"ComfyUI {host_version(path)} at {path}" for path in find_hosts()]
+    return found or ["no ComfyUI found: the tests in tests/host/ are skipped; set COMFYUI_PATH to run them"]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many tests were skipped, and why."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} skipped: {reason}")

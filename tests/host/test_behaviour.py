@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from conftest import DEFAULTS, reports
+from real_host import DEFAULTS, reports
 
 METHODS = ["SVGAttention", "SVG2Attention"]
 

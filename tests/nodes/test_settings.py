@@ -27,5 +27,10 @@ def test_rejects_a_schedule(start, end):
         Settings(SVGConfig(), start_percent=start, end_percent=end)
 
 
+def test_rejects_a_backend():
+    with pytest.raises(ValueError, match="backend='cuda': must be one of auto, triton, torch"):
+        Settings(SVGConfig(), backend="cuda")
+
+
 def test_names_the_method():
     assert (Settings(SVGConfig()).method, Settings(SVG2Config()).method) == ("SVG", "SVG2")
