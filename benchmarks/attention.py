@@ -77,7 +77,7 @@ def check(out, q, k, v, plan: list) -> None:
         tail,
     )
     expected = torch.zeros_like(q[:, :1])
-    reference(q[:, :1], k[:, :1], v[:, :1], few, q.shape[-1] ** -0.5, expected)
+    reference(q[:, :1], k[:, :1], v[:, :1], few, q.shape[-1] ** -0.5, expected, None)
     rows = few.query_index[few.query_index >= 0].long()
     torch.testing.assert_close(out[0, 0, rows], expected[0, 0, rows], atol=3e-2, rtol=3e-2)
 

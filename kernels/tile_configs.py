@@ -28,21 +28,29 @@ class TileConfig:
     num_stages: int
 
 
-def tile_config(op: str, head_dim: int, device: torch.device) -> TileConfig:
-    """The config of `op` for a GPU, by its compute capability ("9.0") or AMD architecture ("gfx942"), else the default."""
-    return config_for(op, head_dim, architecture(device))
+def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TileConfig:
+    """The config of `op` for a GPU, by its compute capability ("9.0") or AMD architecture ("gfx942")."""
+    return config_for(op, head_dim, architecture(device), dtype == torch.float32)
 
 
 @functools.cache
-def config_for(op: str, head_dim: int, arch: str) -> TileConfig:
-    """As `tile_config`, for an architecture by name; an unknown one gets the conservative "default"."""
+def config_for(op: str, head_dim: int, arch: str, float32: bool = False) -> TileConfig:
+    """As `tile_config`, for an architecture by name: its own entry, its generation's ("gfx9", "gfx1"), or the default.
+
+    Raises:
+        RuntimeError: the table says that there is no config which this architecture's registers hold.
+    """
     by_arch = table()[op]
-    return TileConfig(**by_arch.get(arch, by_arch["default"])[str(head_dim)])
+    entry = next(by_arch[key] for key in (arch, arch[:4], "default") if key in by_arch)
+    key = f"{head_dim}-float32" if float32 else str(head_dim)
+    if entry[key] is None:
+        raise RuntimeError(f"{op} has no Triton kernel for {'float32, ' if float32 else ''}head_dim {head_dim} on {arch}")
+    return TileConfig(**entry[key])
 
 
 @functools.cache
 def table() -> dict:
-    """The whole table: op -> architecture -> head_dim -> knobs."""
+    """The whole table: op -> architecture -> head_dim (and "-float32") -> knobs, or null where none fits."""
     return json.loads(TABLE.read_text())
 
 

@@ -138,7 +138,8 @@ def plan_heads(
     tail = None
     if config.tail != "off":
         v_mean = centroids(v[:, :, layout.video], clusters.k_labels, n_clusters, backend=backend).mean
-        tail = Tail(keys.mean, keys.variance, v_mean, keys.size, kept.flatten(0, 1))
+        mean, variance, v_mean = (None if x is None else x.to(k.dtype) for x in (keys.mean, keys.variance, v_mean))
+        tail = Tail(mean, variance, v_mean, keys.size, kept.flatten(0, 1))
     sets = torch.arange(b * h, dtype=torch.int32, device=k.device).view(b, h)
     return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail)
 

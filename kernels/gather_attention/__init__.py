@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from ..backend import run
 from ..tile_configs import tile_config
+
+HEAD_DIMS = (64, 128)
+# Checks every index of a plan, which waits for the device; the tests set it.
+DEBUG = os.environ.get("SPARSE_VIDEOGEN_DEBUG") == "1"
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class Tail:
     plus `min(0.5 * sm_scale^2 * sum_d q_d^2 k_variance_d, SECOND_ORDER_CAP)`.
 
     Attributes:
-        k_mean, v_mean: [B, H, C, D] float32.
-        k_variance: [B, H, C, D] float32, or None for the zero-order tail.
+        k_mean, v_mean: [B, H, C, D], of q's dtype or float32.
+        k_variance: [B, H, C, D] likewise, or None for the zero-order tail.
         size: [B, H, C] int32 tokens; an empty cluster adds nothing.
         kept: [L, T, C] bool, True where the tile reads the cluster's keys themselves.
     """
@@ -72,6 +77,15 @@ class Plan:
         share = pairs.sum(-1) / (n_queries.float() * n_keys)
         return share[self.set_of_head.long()]
 
+    def check(self, tokens: int) -> None:
+        """Raises a ValueError if an index is out of range; waits for the device."""
+        used = torch.arange(self.key_index.shape[2], device=self.key_index.device) < self.key_count.unsqueeze(-1)
+        for name, index in (("query_index", self.query_index[self.query_index != -1]), ("key_index", self.key_index[used])):
+            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < tokens:
+                raise ValueError(
+                    f"gather_attention: {name} holds {int(index.min())} to {int(index.max())}, allowed are 0 to {tokens - 1}"
+                )
+
 
 def _whole(count: Tensor, block: int) -> Tensor:
     return (count + block - 1) // block * block
@@ -89,11 +103,19 @@ def computed_blocks(head_dim: int, device: torch.device, backend: str) -> tuple[
 
 
 def _config(head_dim: int, device: torch.device):
-    return tile_config("gather_attention", 64 if head_dim <= 64 else 128, device)
+    return tile_config("gather_attention", head_dim, device)
 
 
 def gather_attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, sm_scale: float, out: Tensor | None = None, backend: str = "torch"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    *,
+    sm_scale: float,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+    backend: str = "torch",
 ) -> Tensor:
     """out[row] = softmax over the keys of the row's tile, and its tail, of sm_scale * q[row] k^T, times v.
 
@@ -104,6 +126,7 @@ def gather_attention(
         plan: lists for these heads.
         sm_scale: softmax scale, > 0.
         out: [B, H, N, D] of q's dtype to write to; made like q if None.
+        lse: [B, H, N] float32 to write the natural logarithm of each row's sum of exponentials to, or None.
         backend: "torch" or "triton".
 
     Returns:
@@ -114,6 +137,8 @@ def gather_attention(
     """
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(f"gather_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be [B, H, N, D]")
+    if q.shape[3] not in HEAD_DIMS:
+        raise ValueError(f"gather_attention: head_dim {q.shape[3]} must be one of {HEAD_DIMS}")
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"gather_attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; they must be of one dtype")
     if not q.device == k.device == v.device == plan.key_index.device:
@@ -123,6 +148,8 @@ def gather_attention(
         )
     if tuple(plan.set_of_head.shape) != tuple(q.shape[:2]):
         raise ValueError(f"gather_attention: plan is for heads {tuple(plan.set_of_head.shape)}, q has {tuple(q.shape[:2])}")
+    if DEBUG:
+        plan.check(k.shape[2])
     out = torch.empty_like(q) if out is None else out
-    run("gather_attention", "gather_attention", backend, q, k, v, plan, sm_scale, out)
+    run("gather_attention", "gather_attention", backend, q, k, v, plan, sm_scale, out, lse)
     return out

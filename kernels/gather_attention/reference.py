@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from . import Plan, Tail
 
 
-def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor) -> None:
+def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None) -> None:
     """See the contract; float32, tile by tile: gather, two matrix products."""
     rows_of_tile = (plan.query_index >= 0).sum(-1).tolist()
     keys_of_tile = plan.key_count.tolist()
@@ -34,6 +34,8 @@ def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: floa
                 result = probs[:, :n_keys] @ values.index_select(0, key_index).float()
                 if tail is not None:
                     result.addmm_(probs[:, n_keys:], tail.value)
+                if lse is not None:
+                    lse[b, h].index_copy_(0, row_index.long(), scores.logsumexp(1))
                 out[b, h].index_copy_(0, row_index.long(), result.to(out.dtype))
 
 
@@ -44,8 +46,8 @@ class _HeadTail:
         from . import SECOND_ORDER_CAP
 
         self.cap = SECOND_ORDER_CAP
-        self.mean_t, self.value = tail.k_mean[b, h].T, tail.v_mean[b, h]
-        self.half_variance_t = None if tail.k_variance is None else 0.5 * tail.k_variance[b, h].T
+        self.mean_t, self.value = tail.k_mean[b, h].float().T, tail.v_mean[b, h].float()
+        self.half_variance_t = None if tail.k_variance is None else 0.5 * tail.k_variance[b, h].float().T
         self.bias = tail.size[b, h].float().log().masked_fill(tail.kept[s], float("-inf"))
 
     def logits(self, scaled_rows: Tensor, t: int) -> Tensor:

@@ -94,7 +94,7 @@ def test_cluster_cut_never_mixes_clusters():
 def test_any_layout_gives_a_sound_plan(sizes, text, clusters, top_p, min_keep, tile_cut, degenerate):
     layout = VideoLayout(*sizes, *text)
     rng = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(2, 2, layout.tokens, 8, generator=rng) for _ in range(3))
+    q, k, v = (torch.randn(2, 2, layout.tokens, 64, generator=rng) for _ in range(3))
     if degenerate:  # all tokens equal: one cluster takes them all, the others stay empty
         q, k = torch.ones_like(q), torch.ones_like(k)
     config = SVG2Config(

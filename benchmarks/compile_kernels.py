@@ -1,0 +1,231 @@
+"""Does every kernel compile for every GPU that is supported, without spills, within its shared memory, on its matrix units?
+
+Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+
+KIB = 1024
+ELEMENT = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU architecture: its name in the config table, Triton's target, bytes of shared memory, matrix instructions."""
+
+    arch: str
+    backend: str
+    triton_arch: int | str
+    warp_size: int
+    shared_limit: int
+    matrix_ops: tuple[str, ...]
+
+
+TARGETS = (
+    Target("8.0", "cuda", 80, 32, 163 * KIB, ("mma",)),
+    Target("8.6", "cuda", 86, 32, 99 * KIB, ("mma",)),
+    Target("8.9", "cuda", 89, 32, 99 * KIB, ("mma",)),
+    Target("9.0", "cuda", 90, 32, 227 * KIB, ("wgmma",)),
+    Target("10.0", "cuda", 100, 32, 227 * KIB, ("tcgen05",)),
+    Target("12.0", "cuda", 120, 32, 99 * KIB, ("mma",)),
+    Target("gfx942", "hip", "gfx942", 64, 64 * KIB, ("mfma",)),
+    Target("gfx1100", "hip", "gfx1100", 32, 64 * KIB, ("wmma",)),
+)
+MATRIX_OPS = {  # in the assembly of the target
+    "wgmma": r"\bwgmma\.mma_async",
+    "tcgen05": r"\btcgen05\.mma",
+    "mma": r"\bmma\.sync",
+    "mfma": r"\bv_mfma",
+    "wmma": r"\bv_wmma",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel in one variant.
+
+    Attributes:
+        op, kernel: folder under kernels/ and function in its triton_kernel.py.
+        pointers: argument name -> element type; "x" is the variant's dtype.
+        floats: arguments that are floating point numbers; all others are integers.
+        variants: constexprs of each variant, beside HEAD_DIM and those of the config.
+        matrix: the kernel lives on matrix instructions.
+    """
+
+    op: str
+    kernel: str
+    pointers: dict[str, str]
+    floats: tuple[str, ...] = ()
+    variants: tuple[dict, ...] = ({},)
+    matrix: bool = True
+    head_dims: tuple[int, ...] = (64, 128)
+    dtypes: tuple[str, ...] = ("bf16", "fp16", "fp32")
+
+
+CASES = (
+    Case(
+        "gather_attention",
+        "_gather_attention_kernel",
+        {
+            **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "k_mean_ptr", "k_variance_ptr", "v_mean_ptr"), "x"),
+            **dict.fromkeys(("set_of_head_ptr", "query_index_ptr", "key_index_ptr", "key_count_ptr"), "i32"),
+            **dict.fromkeys(("lse_ptr", "log2_size_ptr"), "fp32"),
+            "kept_ptr": "u8",
+        },
+        floats=("qk_scale", "second_order_scale", "second_order_cap"),
+        variants=tuple({"TAIL": tail, "WITH_LSE": lse} for tail, lse in ((0, False), (1, False), (2, False), (2, True))),
+    ),
+)
+
+
+def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
+    """Compiles one kernel for one target; the row that is printed."""
+    case, target, head_dim, dtype, variant = job
+    import triton
+    from load_pack import load_pack
+    from triton.backends.compiler import GPUTarget
+
+    load_pack()
+    module = importlib.import_module(f"sparse_videogen.kernels.{case.op}.triton_kernel")
+    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+    precision = {"PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
+    config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
+    kernel = getattr(module, case.kernel)
+    precision |= {name: getattr(module, name, None) for name in ("TAIL_BLOCK_N", "SPREAD_D")}
+    blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "HEAD_DIM": head_dim, **precision}
+    constants = {name: value for name, value in {**blocks, **variant}.items() if name in kernel.arg_names}
+    row = {
+        "kernel": case.op,
+        "target": target.arch,
+        "dtype": dtype,
+        "head_dim": head_dim,
+        "variant": " ".join(f"{name}={value}" for name, value in variant.items()),
+        "config": f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}",
+    }
+    source = triton.compiler.ASTSource(
+        fn=kernel,
+        signature={name: _type(name, case, dtype, constants) for name in kernel.arg_names},
+        constexprs=constants,
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in case.pointers},
+    )
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    try:
+        compiled = triton.compile(
+            source, target=GPUTarget(target.backend, target.triton_arch, target.warp_size), options=options
+        )
+    except Exception as error:  # a compiler's failure is what this script is here to report
+        return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    row |= _resources(compiled, target)
+    row["ok"] = (
+        row["spill_bytes"] == 0
+        and row["shared_bytes"] <= target.shared_limit
+        and (not case.matrix or dtype == "fp32" or row["matrix_op"] in target.matrix_ops)
+    )
+    return row
+
+
+def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
+    if name in constants:
+        return "constexpr"
+    if name in case.pointers:
+        element = case.pointers[name]
+        return "*" + (dtype if element == "x" else element)
+    if name in case.floats:
+        return "fp32"
+    return "i64" if name.startswith("stride_") or name == "capacity" else "i32"
+
+
+def _resources(compiled, target: Target) -> dict:
+    assembly = compiled.asm["ptx"] if target.backend == "cuda" else compiled.asm["amdgcn"]
+    registers, spill_bytes = _nvidia_usage(compiled.asm["cubin"]) if target.backend == "cuda" else _amd_usage(assembly)
+    matrix_op = next((name for name, pattern in MATRIX_OPS.items() if re.search(pattern, assembly)), "none")
+    return {
+        "registers": registers,
+        "spill_bytes": spill_bytes,
+        "shared_bytes": compiled.metadata.shared,
+        "shared_limit": target.shared_limit,
+        "matrix_op": matrix_op,
+    }
+
+
+def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def _amd_usage(assembly: str) -> tuple[int, int]:
+    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
+    spilled = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
+    return int(registers[1]), 4 * int(spilled[1])
+
+
+def _has_config(config_for, *key) -> bool:
+    """Whether the table has a config; where it says that none fits, torch does the work and there is nothing to compile."""
+    try:
+        config_for(*key)
+    except RuntimeError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Prints a row a kernel, target, dtype, head_dim and variant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="file to write all rows to")
+    parser.add_argument("--kernels", nargs="+", help="only these ops")
+    parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
+    parser.add_argument("--dtypes", nargs="+", help="only these element types")
+    arguments = parser.parse_args()
+    from load_pack import load_pack
+
+    load_pack()
+    table = importlib.import_module("sparse_videogen.kernels.tile_configs").config_for
+    jobs = [
+        (case, target, head_dim, dtype, variant)
+        for case in CASES
+        if not arguments.kernels or case.op in arguments.kernels
+        for target in TARGETS
+        if not arguments.targets or target.arch in arguments.targets
+        for head_dim in case.head_dims
+        for dtype in case.dtypes
+        if not arguments.dtypes or dtype in arguments.dtypes
+        if _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
+        for variant in case.variants
+    ]
+    columns = {"kernel": 18, "target": 9, "dtype": 6, "head_dim": 9, "variant": 24, "config": 16, "registers": 10}
+    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "ok": 6, "error": 0}
+    print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
+    rows = []
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        for row in pool.map(rows_of, jobs):
+            rows.append(row)
+            print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    failed = sum(not row["ok"] for row in rows)
+    print(f"{len(rows) - failed} of {len(rows)} ok")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Which implementation runs, and what happens when a kernel fails."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+import pytest
+import torch
+from sparse_videogen.kernels import backend as backends
+from sparse_videogen.kernels import choose_backend, failures
+from sparse_videogen.kernels.assign import assign
+from sparse_videogen.kernels.assign.reference import assign as reference
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def kernels_do_not_fall_back():
+    """Here they shall: overrides the fixture that forbids it."""
+    yield
+    backends._failures.clear()
+
+
+def test_auto_takes_torch_without_a_gpu():
+    assert choose_backend("auto", CPU) == choose_backend("torch", CPU) == "torch"
+
+
+def test_triton_without_triton_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="pip install triton"):
+        choose_backend("triton", CPU)
+
+
+def test_a_failing_kernel_is_said_once_and_torch_takes_over(monkeypatch, caplog):
+    pytest.importorskip("triton")
+    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+    calls = []
+
+    def broken(*args):
+        calls.append(args)
+        raise RuntimeError("no ptxas")
+
+    monkeypatch.setattr(kernel, "launch_assign", broken)
+    rng = torch.Generator().manual_seed(0)
+    x, centroids = torch.randn(1, 1, 50, 64, generator=rng), torch.randn(1, 1, 5, 64, generator=rng)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
+    assert len(calls) == 1 and failures() == {"assign": "RuntimeError: no ptxas"}
+    (record,) = caplog.records
+    assert "Triton kernel of assign failed" in record.message and record.exc_info
+
+
+def test_out_of_memory_is_the_callers(monkeypatch):
+    pytest.importorskip("triton")
+    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+
+    def full(*args):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(kernel, "launch_assign", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
+    assert failures() == {}
