@@ -33,14 +33,16 @@ def draw(file: Path) -> None:
         plan = None if config is None else _plan(q, k, v, config, layout)
         for head, axis in enumerate(line):
             if plan is None:
-                axis.imshow(_cells(probs[head] * tokens).log10(), cmap="magma", vmin=-2, vmax=1.5)
+                axis.imshow(_cells(probs[head] * tokens).log10(), cmap="magma", vmin=-2, vmax=1.5, interpolation="nearest")
                 axis.set_title(f"head {head}: {title}", fontsize=9)
             else:
                 mask, kind = _mask(plan, head, tokens), ""
                 if isinstance(config, SVGConfig):
                     kind = (", spatial", ", temporal")[int(plan.set_of_head[0, head])]
                 mass = (probs[head] * mask).sum(-1).mean()
-                axis.imshow(_cells(mask.float()).sqrt(), cmap="Greys", vmin=0, vmax=1)  # root: thin lines stay visible
+                axis.imshow(
+                    _cells(mask.float()).sqrt(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest"
+                )  # root: thin lines stay visible
                 axis.set_title(f"{title}{kind}\ndensity {mask.float().mean():.2f} holds {mass:.0%}", fontsize=9)
             axis.set_xticks([]), axis.set_yticks([])
     figure.suptitle(
@@ -48,7 +50,7 @@ def draw(file: Path) -> None:
         fontsize=10,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90)
+    figure.savefig(file, dpi=80)
     plt.close(figure)
 
 

@@ -13,6 +13,10 @@ from .log import PREFIX, log
 from .settings import Settings
 
 
+# A step that falls on the border runs sparse: the sampler's sigmas are float32, the border is not.
+TIE = 1e-5
+
+
 class Run:
     """From the start of a sampler's run to its end, however it ends. Threads of one run share it.
 
@@ -39,9 +43,9 @@ class Run:
 
     def schedule_reason(self, sigma: float) -> str | None:
         """Why a forward at this sigma is dense, or None."""
-        if sigma > self.start_sigma:
+        if sigma > self.start_sigma * (1 + TIE):
             return f"start_percent: sparse from {self.settings.start_percent:.0%} of the schedule on"
-        if sigma < self.end_sigma:
+        if sigma < self.end_sigma * (1 - TIE):
             return f"end_percent: sparse until {self.settings.end_percent:.0%} of the schedule"
         return None
 

@@ -1,0 +1,108 @@
+"""The example workflows in a real ComfyUI: accepted as they stand, rendered with tiny stand-ins for their downloads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import workflow_render
+from comfy_host import PromptError, latent, to_prompt
+from real_host import reports
+from workflow_render import METHODS, WORKFLOWS, render_on_host, tiny_version, with_method
+
+NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
+SMALL = {"steps": 4, "width": 192, "height": 128, "frames": 17}
+
+
+@pytest.fixture(scope="module")
+def info(host):
+    return host.server.object_info()
+
+
+@pytest.fixture(params=NAMES)
+def workflow(request):
+    return json.loads((WORKFLOWS / f"{request.param}.json").read_text())
+
+
+def sparse_nodes(prompt: dict) -> dict:
+    return {node_id: node for node_id, node in prompt.items() if node["class_type"] in METHODS.values()}
+
+
+def without_defaults(info: dict) -> dict:
+    """The same /object_info without what `to_prompt` would fill gaps with."""
+    info = json.loads(json.dumps(info))
+    for node in info.values():
+        for group in ("required", "optional"):
+            for spec in node["input"].get(group, {}).values():
+                if len(spec) > 1:
+                    spec[1].pop("default", None)
+    return info
+
+
+def test_the_server_misses_the_model_files_and_nothing_else(host, info, workflow):
+    """The server checks every node, required input, range, choice and type of link before it runs anything."""
+    prompt = to_prompt(workflow, without_defaults(info))
+    with pytest.raises(PromptError) as refusal:
+        host.server.submit(prompt)
+    missed = [
+        (node_id, error["type"], error["extra_info"]["input_name"])
+        for node_id, node in refusal.value.details["node_errors"].items()
+        for error in node["errors"]
+    ]
+    files = [(node_id, name) for node_id, node in prompt.items() for name in node["inputs"] if name in FILES]
+    assert sorted(missed) == sorted((node_id, "value_not_in_list", name) for node_id, name in files)
+
+
+def test_the_sparse_nodes_hold_every_widget(info, workflow):
+    nodes = [node for node in workflow["nodes"] if node["type"] in METHODS.values()]
+    assert nodes
+    for node in nodes:
+        (model, *widgets) = info[node["type"]]["input"]["required"]
+        assert model == "model" and len(node["widgets_values"]) == len(widgets)
+
+
+def test_it_renders(host, info, workflow):
+    prompt = tiny_version(to_prompt(workflow, info), **SMALL)
+    result = host.server.queue(prompt)
+    assert latent(result).isfinite().all() and latent(result).shape == (1, 16, 5, 16, 24)
+    assert {report["node"] for report in reports(result)} == sparse_nodes(prompt).keys()
+    for report in reports(result):
+        assert report["sparse_calls"] > 0 and report["dense_reasons"].keys() <= {"start_percent", "dense_blocks"}
+
+
+def test_the_warm_up_falls_in_the_high_noise_expert(host, info):
+    workflow = json.loads((WORKFLOWS / "wan2.2_t2v_a14b_svg2.json").read_text())
+    high, low = reports(host.server.queue(tiny_version(to_prompt(workflow, info), **SMALL)))
+    assert high["dense_reasons"].keys() == {"start_percent", "dense_blocks"}
+    assert low["dense_reasons"].keys() == {"dense_blocks"}
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_every_sparse_node_is_replaced(host, info, workflow, method):
+    prompt = with_method(to_prompt(workflow, info), method, info)
+    assert {node["class_type"] for node in sparse_nodes(prompt).values()} == {method}
+    result = host.server.queue(tiny_version(prompt, **SMALL))
+    assert {report["method"] for report in reports(result)} == {name for name, kind in METHODS.items() if kind == method}
+
+
+def test_without_sparse_nodes_the_model_runs_dense(host, info, workflow):
+    prompt = to_prompt(workflow, info)
+    bypassed = {
+        **workflow,
+        "nodes": [{**node, "mode": 4 if node["type"] in METHODS.values() else 0} for node in workflow["nodes"]],
+    }
+    assert with_method(prompt, None, info) == to_prompt(bypassed, info)
+    assert not reports(host.server.queue(tiny_version(with_method(prompt, None, info), **SMALL)))
+
+
+def test_the_demo_renders_dense_and_both_methods(host, monkeypatch):
+    monkeypatch.setattr(workflow_render, "SIZE", {"width": 192, "height": 128, "frames": 17})
+    monkeypatch.setattr(workflow_render, "STEPS", 4)
+    said = []
+    dense, *sparse = render_on_host(host.path, lambda *said_now: said.append(said_now))
+    assert (dense.method, dense.density, dense.computed, dense.error) == ("dense", 1.0, 1.0, 0.0)
+    assert [row.method for row in sparse] == list(METHODS)
+    for row in sparse:
+        assert 0 < row.density <= row.computed < 1 and 0 < row.error < 0.3 and row.seconds > 0
+    assert [done for _, done, _ in said] == list(range(len(said))) and {total for _, _, total in said} == {len(said) - 1}
