@@ -36,7 +36,7 @@ def plans(shape: Shape, q, k, v, density: float) -> dict[str, list]:
     """Plans of about this density, by name: SVG's, SVG2's, and SVG2's with its tail; [(heads, plan), ...]."""
     layout, head_dim = layout_of(shape), shape.head_dim
     backend = choose_backend("auto", q.device)
-    options = {"sm_scale": head_dim**-0.5, "block_m": tile_rows(head_dim, q.device), "backend": backend}
+    options = {"sm_scale": head_dim**-0.5, "block_m": tile_rows(head_dim, q.device, q.dtype), "backend": backend}
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
     made = {"svg": list(svg.plan(q, k, v, SVGConfig(sparsity=1 - density), layout, SparseState(), 0, **options))}
     for name, tail in (("svg2", "off"), ("svg2+tail", "second_order")):
@@ -103,7 +103,7 @@ def rows_at(name: str, density: float, q, k, v, dense: dict, repeats: int):
     for provider, times in timed.items():
         reached = computed = 1.0 if provider in dense else masked[provider][1] if provider in masked else None
         if provider in made:
-            blocks = computed_blocks(shape.head_dim, device, backend)
+            blocks = computed_blocks(q, backend)
             reached = torch.cat([part.work(shape.tokens) for _, part in made[provider]], 1).mean().item()
             computed = torch.cat([part.work(shape.tokens, *blocks) for _, part in made[provider]], 1).mean().item()
         row = {"provider": provider, "density": reached, "computed": computed, **times}

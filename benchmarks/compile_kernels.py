@@ -61,8 +61,9 @@ class Case:
         op, kernel: folder under kernels/ and function in its triton_kernel.py.
         pointers: argument name -> element type; "x" is the variant's dtype.
         floats: arguments that are floating point numbers; all others are integers.
-        variants: constexprs of each variant, beside HEAD_DIM and those of the config.
-        matrix: the kernel lives on matrix instructions.
+        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own.
+        matrix: the kernel lives on matrix instructions, and has a config in the table.
+        num_warps: of a kernel without one.
     """
 
     op: str
@@ -71,23 +72,48 @@ class Case:
     floats: tuple[str, ...] = ()
     variants: tuple[dict, ...] = ({},)
     matrix: bool = True
+    num_warps: int = 4
     head_dims: tuple[int, ...] = (64, 128)
     dtypes: tuple[str, ...] = ("bf16", "fp16", "fp32")
 
 
+def pointers(**by_type: str) -> dict[str, str]:
+    """Argument names in words, by element type -> element type by name."""
+    return {f"{name}_ptr": element for element, names in by_type.items() for name in names.split()}
+
+
+NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
 CASES = (
     Case(
         "gather_attention",
         "_gather_attention_kernel",
-        {
-            **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "k_mean_ptr", "k_variance_ptr", "v_mean_ptr"), "x"),
-            **dict.fromkeys(("set_of_head_ptr", "query_index_ptr", "key_index_ptr", "key_count_ptr"), "i32"),
-            **dict.fromkeys(("lse_ptr", "log2_size_ptr"), "fp32"),
-            "kept_ptr": "u8",
-        },
+        pointers(
+            x="q k v out k_mean k_variance v_mean",
+            i32="set_of_head query_index key_index key_count",
+            fp32="lse log2_size",
+            u8="kept",
+        ),
         floats=("qk_scale", "second_order_scale", "second_order_cap"),
         variants=tuple({"TAIL": tail, "WITH_LSE": lse} for tail, lse in ((0, False), (1, False), (2, False), (2, True))),
     ),
+    Case("assign", "_assign_kernel", pointers(x="x centroids", fp32="half_norm", i32="labels")),
+    Case(
+        "centroids",
+        "_centroids_kernel",
+        pointers(x="x", i32="order offsets size", fp32="previous mean variance"),
+        variants=tuple({"HAS_PREVIOUS": True, "HAS_VARIANCE": variance} for variance in (False, True)),
+        matrix=False,
+    ),
+    Case(
+        "sample_rows",
+        "_sample_rows_kernel",
+        pointers(x="q k v", i64="rows", u8="masks", fp32="acc max sum"),
+        floats=("qk_scale",),
+        variants=({"HAS_MASKS": False}, {"HAS_MASKS": True}),
+    ),
+    Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
+    Case("select", "_select_kernel", pointers(fp32="mass", u8="kept"), floats=("top_p",), **NO_HEADS),
+    Case("pack", "_pack_lists_kernel", pointers(i32="order start length ends index"), num_warps=1, **NO_HEADS),
 )
 
 
@@ -101,19 +127,25 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     load_pack()
     module = importlib.import_module(f"sparse_videogen.kernels.{case.op}.triton_kernel")
     configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
-    precision = {"PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
-    config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
     kernel = getattr(module, case.kernel)
-    precision |= {name: getattr(module, name, None) for name in ("TAIL_BLOCK_N", "SPREAD_D")}
-    blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "HEAD_DIM": head_dim, **precision}
-    constants = {name: value for name, value in {**blocks, **variant}.items() if name in kernel.arg_names}
+    launch = {"num_warps": case.num_warps}
+    constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
+    constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
+    described = "-"
+    if case.matrix:
+        config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
+        launch = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
+        constants |= {"TAIL_BLOCK_N": config.tail_block_n, "SPREAD_D": config.spread_d}
+        described = f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}"
+    constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
-        "kernel": case.op,
+        "kernel": case.kernel.strip("_").removesuffix("_kernel"),
         "target": target.arch,
         "dtype": dtype,
         "head_dim": head_dim,
         "variant": " ".join(f"{name}={value}" for name, value in variant.items()),
-        "config": f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}",
+        "config": described,
     }
     source = triton.compiler.ASTSource(
         fn=kernel,
@@ -121,10 +153,9 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
         constexprs=constants,
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in case.pointers},
     )
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     try:
         compiled = triton.compile(
-            source, target=GPUTarget(target.backend, target.triton_arch, target.warp_size), options=options
+            source, target=GPUTarget(target.backend, target.triton_arch, target.warp_size), options=launch
         )
     except Exception as error:  # a compiler's failure is what this script is here to report
         return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
@@ -145,7 +176,7 @@ def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
         return "*" + (dtype if element == "x" else element)
     if name in case.floats:
         return "fp32"
-    return "i64" if name.startswith("stride_") or name == "capacity" else "i32"
+    return "i64" if name.startswith("stride_") else "i32"
 
 
 def _resources(compiled, target: Target) -> dict:
@@ -209,7 +240,7 @@ def main() -> None:
         for head_dim in case.head_dims
         for dtype in case.dtypes
         if not arguments.dtypes or dtype in arguments.dtypes
-        if _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
+        if not case.matrix or _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
         for variant in case.variants
     ]
     columns = {"kernel": 18, "target": 9, "dtype": 6, "head_dim": 9, "variant": 24, "config": 16, "registers": 10}

@@ -9,6 +9,8 @@ import os
 
 import torch
 
+from .tile_configs import NoTileConfig
+
 log = logging.getLogger("sparse_videogen")
 
 BACKENDS = ("auto", "triton", "torch")
@@ -45,9 +47,12 @@ def run(package: str, op: str, backend: str, *args):
     if backend == "triton" and op not in _failures:
         try:
             kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
-            return getattr(kernel, f"launch_{op}")(*args)
+            with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, whatever the tensors' is
+                return getattr(kernel, f"launch_{op}")(*args)
         except torch.OutOfMemoryError:
             raise
+        except NoTileConfig:  # for this dtype and head_dim alone, and known beforehand
+            pass
         except Exception as error:  # whatever a driver or compiler on a user's machine may raise
             _failures[op] = f"{type(error).__name__}: {error}"
             log.warning("[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on", op, exc_info=error)

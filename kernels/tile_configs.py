@@ -9,6 +9,11 @@ from pathlib import Path
 
 import torch
 
+
+class NoTileConfig(RuntimeError):
+    """The table says that no config fits the registers of this architecture: torch does the work there."""
+
+
 TABLE = Path(__file__).with_name("tile_configs.json")
 
 
@@ -20,12 +25,16 @@ class TileConfig:
         block_m: rows (queries, tokens) that one program handles.
         block_n: columns (keys, clusters) of one step of its loop.
         num_warps, num_stages: as Triton names them.
+        tail_block_n, spread_d: of gather_attention's tail: clusters of one step, and columns of q * q made at a time;
+            all of them at once is faster where the registers hold them.
     """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    tail_block_n: int | None = None
+    spread_d: int | None = None
 
 
 def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TileConfig:
@@ -38,13 +47,13 @@ def config_for(op: str, head_dim: int, arch: str, float32: bool = False) -> Tile
     """As `tile_config`, for an architecture by name: its own entry, its generation's ("gfx9", "gfx1"), or the default.
 
     Raises:
-        RuntimeError: the table says that there is no config which this architecture's registers hold.
+        NoTileConfig: there is no Triton kernel for this combination.
     """
     by_arch = table()[op]
     entry = next(by_arch[key] for key in (arch, arch[:4], "default") if key in by_arch)
     key = f"{head_dim}-float32" if float32 else str(head_dim)
     if entry[key] is None:
-        raise RuntimeError(f"{op} has no Triton kernel for {'float32, ' if float32 else ''}head_dim {head_dim} on {arch}")
+        raise NoTileConfig(f"{op} has no Triton kernel for {'float32, ' if float32 else ''}head_dim {head_dim} on {arch}")
     return TileConfig(**entry[key])
 
 

@@ -12,7 +12,6 @@ from ..svg_core import AttentionStats, SparseState
 from .log import PREFIX, log
 from .settings import Settings
 
-
 # A step that falls on the border runs sparse: the sampler's sigmas are float32, the border is not.
 TIE = 1e-5
 

@@ -72,7 +72,7 @@ def sparse_attention(
     """
     _check(q, k, v, layout)
     backend = choose_backend(backend, q.device)
-    block_m = tile_rows(q.shape[-1], q.device)
+    block_m = tile_rows(q.shape[-1], q.device, q.dtype)
     sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     state = SparseState() if state is None else state
     planner = PLANNERS[type(config)]
@@ -82,7 +82,7 @@ def sparse_attention(
     for heads, plan in planner(q, k, v, config, layout, state, key, sm_scale=sm_scale, block_m=block_m, backend=backend):
         gather_attention(q[:, heads], k[:, heads], v[:, heads], plan, sm_scale=sm_scale, out=out[:, heads], backend=backend)
         density.append(plan.work(layout.tokens))
-        computed.append(plan.work(layout.tokens, *computed_blocks(q.shape[-1], q.device, backend)))
+        computed.append(plan.work(layout.tokens, *computed_blocks(q, backend)))
         pattern.append(plan.set_of_head)
 
     return out, AttentionStats(

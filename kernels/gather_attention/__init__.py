@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import run
-from ..tile_configs import tile_config
+from ..tile_configs import NoTileConfig, tile_config
 
 HEAD_DIMS = (64, 128)
 # Checks every index of a plan, which waits for the device; the tests set it.
@@ -91,19 +91,24 @@ def _whole(count: Tensor, block: int) -> Tensor:
     return (count + block - 1) // block * block
 
 
-def tile_rows(head_dim: int, device: torch.device) -> int:
+def tile_rows(head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> int:
     """M, the query rows of a tile that plans for this device should have; the same for every backend."""
-    return _config(head_dim, device).block_m
+    return _config(head_dim, device, dtype).block_m
 
 
-def computed_blocks(head_dim: int, device: torch.device, backend: str) -> tuple[int, int]:
-    """Rows and keys that the executor computes at a time: torch pads nothing."""
-    config = _config(head_dim, device)
-    return (config.block_m, config.block_n) if backend == "triton" else (1, 1)
+def computed_blocks(q: Tensor, backend: str) -> tuple[int, int]:
+    """Rows and keys that the executor computes at a time for q [B, H, N, D]: torch pads nothing."""
+    if backend != "triton":
+        return 1, 1
+    config = _config(q.shape[3], q.device, q.dtype)
+    return config.block_m, config.block_n
 
 
-def _config(head_dim: int, device: torch.device):
-    return tile_config("gather_attention", head_dim, device)
+def _config(head_dim: int, device: torch.device, dtype: torch.dtype):
+    try:
+        return tile_config("gather_attention", head_dim, device, dtype)
+    except NoTileConfig:  # torch does the work, with tiles of any height
+        return tile_config("gather_attention", head_dim, device)
 
 
 def gather_attention(

@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from . import Plan
 
 LOG2_E = math.log2(math.e)
-# The tail's steps: small ones, since it needs registers beside those of the main loop and is 2-3 % of the work.
-# q * q is made again from memory, SPREAD_D columns at a time: kept in registers it spills on most GPUs.
-TAIL_BLOCK_N, SPREAD_D = 16, 32
 VARYING = [
     "heads", "tiles", "clusters", "qk_scale", "second_order_scale", "second_order_cap",
     "stride_qb", "stride_qh", "stride_qn", "stride_kb", "stride_kh", "stride_kn", "stride_vb", "stride_vh", "stride_vn",
-    "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh", "capacity",
+    "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh", "stride_list",
 ]  # fmt: skip
 
 
@@ -44,7 +41,7 @@ def _gather_attention_kernel(
     lse_ptr,  # [B, H, N] float32
     set_of_head_ptr,  # [B, H] int32
     query_index_ptr,  # [L, T, BLOCK_M] int32
-    key_index_ptr,  # [L, T, capacity] int32
+    key_index_ptr,  # [L, T, K] int32, rows of stride_list
     key_count_ptr,  # [L, T] int32
     k_mean_ptr, k_variance_ptr, v_mean_ptr,  # [B, H, C, D] of q's dtype
     log2_size_ptr,  # [B, H, C] float32
@@ -54,7 +51,7 @@ def _gather_attention_kernel(
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
     stride_vb: tl.int64, stride_vh: tl.int64, stride_vn: tl.int64,
     stride_ob: tl.int64, stride_oh: tl.int64, stride_on: tl.int64,
-    stride_lb: tl.int64, stride_lh: tl.int64, capacity: tl.int64,
+    stride_lb: tl.int64, stride_lh: tl.int64, stride_list: tl.int64,
     TAIL: tl.constexpr,  # 0 none, 1 zero order, 2 second order
     WITH_LSE: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_BLOCK_N: tl.constexpr, SPREAD_D: tl.constexpr,
@@ -70,11 +67,11 @@ def _gather_attention_kernel(
     q_ptr += (b * stride_qb + h * stride_qh) * HEAD_DIM
     k_ptr += (b * stride_kb + h * stride_kh) * HEAD_DIM
     v_ptr += (b * stride_vb + h * stride_vh) * HEAD_DIM
-    key_index_ptr += tile * capacity
+    key_index_ptr += tile * stride_list
 
     rows = tl.load(query_index_ptr + tile * BLOCK_M + offs_m)
-    valid_m = rows >= 0
-    q = tl.load(q_ptr + (rows * stride_qn * HEAD_DIM)[:, None] + offs_d[None, :], mask=valid_m[:, None], other=0.0)
+    q_ptr += (tl.maximum(rows, 0) * stride_qn * HEAD_DIM)[:, None]  # a missing row computes row 0 and is not stored
+    q = tl.load(q_ptr + offs_d[None, :])
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     # A finite start: -inf - -inf would be NaN where the first block of logits is masked as a whole.
     m_i = tl.full([BLOCK_M], -1.0e30, tl.float32)
@@ -112,9 +109,7 @@ def _gather_attention_kernel(
                 spread = tl.zeros([BLOCK_M, TAIL_BLOCK_N], tl.float32)
                 for d in range(0, HEAD_DIM, SPREAD_D):
                     offs_s = d + tl.arange(0, SPREAD_D)
-                    q_part = tl.load(
-                        q_ptr + (rows * stride_qn * HEAD_DIM)[:, None] + offs_s[None, :], mask=valid_m[:, None], other=0.0
-                    ).to(tl.float32)
+                    q_part = tl.load(q_ptr + offs_s[None, :]).to(tl.float32)
                     variance = tl.load(
                         k_variance_ptr + (cells * HEAD_DIM)[:, None] + offs_s[None, :], mask=valid_c[:, None], other=0.0
                     )
@@ -125,12 +120,14 @@ def _gather_attention_kernel(
             v = tl.load(v_mean_ptr + offsets, mask=valid_c[:, None], other=0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
 
+    valid_m = rows >= 0
+    if WITH_LSE:
+        lse_ptr += b * stride_lb + h * stride_lh
+        lse = (m_i + tl.log2(l_i)) * 0.6931471805599453  # ln 2: base e for the caller
+        tl.store(lse_ptr + rows, lse, mask=valid_m)
     out_ptr += (b * stride_ob + h * stride_oh) * HEAD_DIM
     offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
     tl.store(out_ptr + offsets, (acc / l_i[:, None]).to(out_ptr.dtype.element_ty), mask=valid_m[:, None])
-    if WITH_LSE:
-        lse = (m_i + tl.log2(l_i)) * 0.6931471805599453  # ln 2: base e for the caller
-        tl.store(lse_ptr + b * stride_lb + h * stride_lh + rows, lse, mask=valid_m)
 
 
 def launch_gather_attention(
@@ -161,7 +158,7 @@ def launch_gather_attention(
         *q_strides, *k_strides, *v_strides, *out_strides,
         0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1), plan.key_index.shape[2],
         TAIL=order, WITH_LSE=lse is not None, HEAD_DIM=d, BLOCK_M=block_m, BLOCK_N=config.block_n,
-        TAIL_BLOCK_N=TAIL_BLOCK_N, SPREAD_D=SPREAD_D,
+        TAIL_BLOCK_N=config.tail_block_n, SPREAD_D=config.spread_d,
         PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip

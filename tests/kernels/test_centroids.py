@@ -1,0 +1,110 @@
+"""centroids: means, sizes and variances against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sparse_videogen.kernels.centroids import centroids
+
+# B, H, N, C, D; labels leave cluster 0 empty wherever there are several.
+SHAPES = [
+    pytest.param(1, 1, 63, 1, 64, id="one-cluster"),
+    pytest.param(2, 3, 111, 20, 64, id="batch"),
+    pytest.param(1, 1, 63, 100, 128, id="more-clusters-than-tokens"),
+    pytest.param(1, 1, 1000, 12, 128, id="many-tokens"),
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Sums of float32 in another order than torch's: a few roundings of values of order one.
+FLOOR = 1e-6
+
+
+def inputs(b, h, n, c, d, dtype, device, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(b, h, n, d, generator=rng)
+    labels = torch.randint(min(1, c - 1), c, (b, h, n), generator=rng, dtype=torch.int32)
+    return x.to(device, dtype), labels.to(device)
+
+
+def exact(x, labels, c):
+    """Means and variances in float64, zeros for an empty cluster."""
+    one_hot = (labels.unsqueeze(2) == torch.arange(c, device=x.device).view(1, 1, c, 1)).double()
+    count = one_hot.sum(-1, keepdim=True).clamp(min=1)
+    mean = one_hot @ x.double() / count
+    spread = x.double() - mean.gather(2, labels.long().unsqueeze(-1).expand(x.shape))
+    return mean, one_hot.sum(-1).int(), one_hot @ spread.square() / count
+
+
+def errors(result, expected):
+    return [(got.double() - want).abs().max().item() for got, want in zip(result, expected, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b, h, n, c, d", SHAPES)
+def test_matches_float64(b, h, n, c, d, dtype, backend, device, poisoned):
+    x, labels = inputs(b, h, n, c, d, dtype, device)
+    result, expected = centroids(x, labels, c, variance=True, backend=backend), exact(x, labels, c)
+    torch_errors = errors(centroids(x, labels, c, variance=True), expected)
+    assert torch.equal(result.size, expected[1]) and result.size.dtype == torch.int32
+    assert result.mean.dtype == result.variance.dtype == torch.float32
+    for error, torch_error in zip(errors(result, expected), torch_errors, strict=True):
+        assert error <= 2 * torch_error + FLOOR
+
+
+def test_memory_order_does_not_matter(view, backend, device):
+    x, labels = inputs(2, 2, 63, 9, 64, torch.float16, device)
+    previous = torch.randn(2, 2, 9, 64, device=device)
+    expected = centroids(x, labels, 9, previous=previous, variance=True, backend=backend)
+    result = centroids(view(x), labels, 9, previous=view(previous), variance=True, backend=backend)
+    assert all(torch.equal(got, want) for got, want in zip(result, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poisoned):
+    x, labels = inputs(1, 2, 63, 5, 64, torch.float32, device)
+    previous = torch.randn(1, 2, 5, 64, device=device).to(dtype)
+    result = centroids(x, labels, 5, previous=previous, variance=True, backend=backend)
+    assert torch.equal(result.mean[:, :, 0], previous[:, :, 0].float())
+    assert (result.size[:, :, 0] == 0).all() and (result.variance[:, :, 0] == 0).all()
+    without = centroids(x, labels, 5, backend=backend)
+    assert (without.mean[:, :, 0] == 0).all() and torch.equal(without.mean[:, :, 1:], result.mean[:, :, 1:])
+    assert without.variance is None
+
+
+def test_one_long_cluster_among_single_tokens(backend, device):
+    x, _ = inputs(1, 1, 1000, 1, 64, torch.float32, device)
+    labels = torch.arange(1000, device=device, dtype=torch.int32).sub(989).clamp(min=0).view(1, 1, -1)
+    result = centroids(x, labels, 11, variance=True, backend=backend)
+    assert result.size.flatten().tolist() == [990] + [1] * 10
+    assert torch.equal(result.mean[:, :, 1:], x[:, :, 990:]) and (result.variance[:, :, 1:] == 0).all()
+    torch.testing.assert_close(result.mean[0, 0, 0], x[0, 0, :990].mean(0), atol=FLOOR, rtol=0)
+
+
+def test_means_weighted_by_size_are_the_mean_of_all(backend, device):
+    x, labels = inputs(1, 2, 111, 20, 64, torch.float32, device)
+    result = centroids(x, labels, 20, backend=backend)
+    assert (result.size.sum(-1) == 111).all()
+    total = (result.mean * result.size.unsqueeze(-1)).sum(2) / 111
+    torch.testing.assert_close(total, x.mean(2), atol=FLOOR, rtol=0)
+
+
+def test_a_small_variance_far_from_zero(backend, device):
+    """E[x^2] - E[x]^2 would lose it."""
+    x, labels = inputs(1, 1, 111, 3, 64, torch.float32, device)
+    result = centroids(1000 + 0.1 * x, labels, 3, variance=True, backend=backend)
+    torch.testing.assert_close(result.variance.double(), exact(1000 + 0.1 * x, labels, 3)[2], rtol=1e-2, atol=1e-6)
+
+
+def test_two_runs_are_equal(backend, device):
+    x, labels = inputs(2, 1, 111, 7, 64, torch.float32, device)
+    first, second = (centroids(x, labels, 7, variance=True, backend=backend) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_rejects_bad_shapes(backend):
+    x, labels = torch.zeros(1, 2, 63, 64), torch.zeros(1, 2, 63, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"must be \[B, H, N, D\]"):
+        centroids(x, labels[..., 1:], 5, backend=backend)
+    with pytest.raises(ValueError, match="n_clusters=0"):
+        centroids(x, labels, 0, backend=backend)
+    with pytest.raises(ValueError, match="previous"):
+        centroids(x, labels, 5, previous=torch.zeros(1, 2, 6, 64), backend=backend)

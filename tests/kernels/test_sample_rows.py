@@ -1,0 +1,125 @@
+"""sample_rows: a few rows of attention against float64."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sparse_videogen.kernels.sample_rows import sample_rows
+
+# B, H, N, S, P, D; every second pattern's rows read keys from the last third only.
+SHAPES = [
+    pytest.param(1, 1, 63, 1, 0, 64, id="one-row"),
+    pytest.param(2, 3, 111, 20, 2, 64, id="batch"),
+    pytest.param(1, 1, 1000, 70, 1, 64, id="many-keys"),
+    pytest.param(1, 1, 111, 64, 1, 128, id="wide-heads"),
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Another order of float32 sums than torch's, at values of order one.
+FLOOR = 2e-6
+
+
+def inputs(b, h, n, s, p, d, dtype, device, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(b, h, n, d, generator=rng).to(device, dtype) for _ in range(3))
+    rows = torch.randperm(n, generator=rng)[:s]
+    masks = torch.rand(p, s, n, generator=rng) < 0.3
+    masks[::2, :, : 2 * n // 3] = False
+    masks[..., -1] = True
+    return q, k, v, rows.to(device), masks.to(device) if p else None
+
+
+def split_keys(monkeypatch, keys_per_program=96):
+    """Makes small inputs take the way of large ones: several programs, each with some of the keys."""
+    kernel = importlib.import_module("sparse_videogen.kernels.sample_rows.triton_kernel")
+    monkeypatch.setattr(kernel, "MIN_KEYS", keys_per_program)
+
+
+def attention(q, k, v, rows, sm_scale, masks, dtype):
+    """Torch's own attention of the rows in `dtype`, [B, H, 1 + P, S, D]."""
+    q, k, v = q.index_select(2, rows).to(dtype), k.to(dtype), v.to(dtype)
+    every = [None] if masks is None else [None, *masks]
+    return torch.stack([F.scaled_dot_product_attention(q, k, v, mask, scale=sm_scale) for mask in every], 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("b, h, n, s, p, d", SHAPES)
+def test_matches_float64(b, h, n, s, p, d, dtype, backend, device, multiplies, poisoned, monkeypatch):
+    multiplies(dtype)
+    if backend == "triton":
+        split_keys(monkeypatch)
+    arguments = q, k, v, rows, masks = inputs(b, h, n, s, p, d, dtype, device)
+    out = sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    assert out.dtype == torch.float32 and out.shape == (b, h, 1 + p, s, d)
+    exact = attention(*arguments[:4], 0.2, masks, torch.float64)
+    torch_error = (attention(*arguments[:4], 0.2, masks, dtype).double() - exact).abs().max()
+    assert (out.double() - exact).abs().max() <= 2 * torch_error + FLOOR
+
+
+def test_memory_order_does_not_matter(view, backend, device):
+    q, k, v, rows, masks = inputs(2, 3, 63, 20, 1, 64, torch.float16, device)
+    expected = sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    turned = sample_rows(view(q), view(k), view(v), rows, sm_scale=0.2, masks=masks.mT.contiguous().mT, backend=backend)
+    torch.testing.assert_close(turned, expected, atol=FLOOR, rtol=0)
+
+
+def test_splits_do_not_matter(backend, device, monkeypatch):
+    if backend != "triton":
+        pytest.skip("torch does not split the keys")
+    q, k, v, rows, masks = inputs(1, 1, 1000, 20, 1, 64, torch.float32, device)
+    whole = sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    split_keys(monkeypatch)
+    parts = sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    assert not torch.equal(parts, whole)  # other sums
+    torch.testing.assert_close(parts, whole, atol=FLOOR, rtol=0)
+
+
+def test_a_mask_that_allows_all_changes_nothing(backend, device):
+    q, k, v, rows, masks = inputs(1, 2, 111, 20, 2, 64, torch.float16, device)
+    out = sample_rows(q, k, v, rows, sm_scale=0.2, masks=torch.ones_like(masks), backend=backend)
+    assert torch.equal(out[:, :, 1], out[:, :, 0]) and torch.equal(out[:, :, 2], out[:, :, 0])
+    assert torch.equal(sample_rows(q, k, v, rows, sm_scale=0.2, backend=backend), out[:, :, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_single_allowed_key_gives_its_value(dtype, backend, device, monkeypatch):
+    """Most of the splits, then, allow nothing."""
+    if backend == "triton":
+        split_keys(monkeypatch)
+    q, k, v, rows, _ = inputs(1, 2, 1000, 20, 0, 64, dtype, device)
+    keys = torch.arange(20, device=device) * 37
+    masks = F.one_hot(keys, 1000).bool().unsqueeze(0)
+    out = sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    assert torch.equal(out[:, :, 1], v.index_select(2, keys).float())
+
+
+def test_logits_out_of_reach_of_exp(backend, device):
+    q, k, v, rows, masks = inputs(1, 1, 111, 20, 1, 64, torch.float32, device)
+    out = sample_rows(100 * q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend)
+    exact = attention(100 * q, k, v, rows, 0.2, masks, torch.float64)
+    # Logits of some hundreds carry an absolute rounding of 1e-4, and so do the weights.
+    torch.testing.assert_close(out.double(), exact, atol=1e-3, rtol=0)
+
+
+def test_rows_of_either_integer_type(backend, device):
+    q, k, v, rows, _ = inputs(1, 1, 63, 20, 0, 64, torch.float32, device)
+    first, second = (sample_rows(q, k, v, x, sm_scale=0.2, backend=backend) for x in (rows, rows.int()))
+    assert torch.equal(first, second)
+
+
+def test_two_runs_are_equal(backend, device):
+    q, k, v, rows, masks = inputs(1, 2, 111, 20, 1, 64, torch.float32, device)
+    first, second = (sample_rows(q, k, v, rows, sm_scale=0.2, masks=masks, backend=backend) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_rejects_bad_shapes(backend):
+    q, k, v, rows, masks = inputs(1, 2, 63, 20, 1, 64, torch.float32, "cpu")
+    for arguments in [(q[:, :1], k, v), (q[0], k, v), (q, k, v[:, :, 1:]), (q[..., 1:], k, v)]:
+        with pytest.raises(ValueError, match="must be"):
+            sample_rows(*arguments, rows, sm_scale=0.2, backend=backend)
+    for wrong in (masks[..., 1:], masks[:, 1:]):
+        with pytest.raises(ValueError, match="masks"):
+            sample_rows(q, k, v, rows, sm_scale=0.2, masks=wrong, backend=backend)

@@ -1,0 +1,122 @@
+"""select: the smallest set of clusters that holds top_p, against float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sparse_videogen.kernels.select import select
+
+# B, H, Cq, Ck, T, M
+SHAPES = [
+    pytest.param(1, 1, 1, 1, 1, 16, id="one-of-each"),
+    pytest.param(2, 3, 9, 63, 3, 16, id="batch"),
+    pytest.param(1, 1, 40, 111, 4, 24, id="rows-no-power-of-two"),
+    pytest.param(1, 1, 5, 1500, 2, 64, id="more-columns-than-a-block"),
+]
+# The masses are sums of float32: a cluster may differ where the sum before it meets top_p this closely.
+BORDER = 1e-5
+
+
+def inputs(b, h, q_clusters, k_clusters, tiles, rows, device, sharpness=3.0, seed=0):
+    """Distributions, and rows sorted by cluster and cut into tiles; the last tile is not full."""
+    rng = torch.Generator().manual_seed(seed)
+    probs = (sharpness * torch.randn(b, h, q_clusters, k_clusters, generator=rng)).softmax(-1)
+    labels = torch.randint(0, q_clusters, (b, h, tiles * rows), generator=rng, dtype=torch.int32).sort(-1).values
+    labels[..., -rows // 2 :] = -1
+    return probs.to(device), labels.view(b, h, tiles, rows).to(device)
+
+
+def masses(probs, row_labels):
+    """Mean distribution of each tile's rows in float64, [B, H, T, Ck]."""
+    one_hot = (row_labels.unsqueeze(-1) == torch.arange(probs.shape[2], device=probs.device)).double()
+    rows = (row_labels >= 0).sum(-1, keepdim=True).clamp(min=1)
+    return one_hot.sum(3) @ probs.double() / rows
+
+
+def plain(mass, top_p, min_keep):
+    """What to keep, and where that is a matter of rounding."""
+    ranked, order = mass.sort(dim=-1, descending=True, stable=True)
+    before = ranked.cumsum(-1) - ranked
+    rank = torch.arange(mass.shape[-1], device=mass.device)
+    enough = rank >= math.ceil(min_keep * mass.shape[-1])
+    keep, border = (before < top_p) | ~enough, ((before - top_p).abs() <= BORDER) & enough
+    return [torch.zeros_like(keep).scatter_(-1, order, x) for x in (keep, border)]
+
+
+@pytest.mark.parametrize("top_p, min_keep", [(0.9, 0.1), (0.3, 0.0), (0.01, 0.5), (0.9999, 0.0), (1.0, 0.0)], ids=str)
+@pytest.mark.parametrize("b, h, q_clusters, k_clusters, tiles, rows", SHAPES)
+def test_matches_float64(b, h, q_clusters, k_clusters, tiles, rows, top_p, min_keep, backend, device, poisoned):
+    probs, row_labels = inputs(b, h, q_clusters, k_clusters, tiles, rows, device)
+    kept = select(probs, row_labels, top_p, min_keep, backend=backend)
+    assert kept.dtype == torch.bool and kept.shape == (b, h, tiles, k_clusters)
+    expected, border = plain(masses(probs, row_labels), top_p, min_keep)
+    assert ((kept == expected) | border).all()
+
+
+def test_top_p_1_keeps_all_and_a_tile_without_rows_nothing(backend, device, poisoned):
+    probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
+    row_labels[:, 1, 0] = -1
+    for top_p, min_keep in ((1.0, 0.0), (0.5, 1.0)):
+        kept = select(probs, row_labels, top_p, min_keep, backend=backend)
+        assert not kept[:, 1, 0].any() and kept[:, 0].all() and kept[:, 1, 1:].all()
+    assert not select(probs, row_labels, 0.5, 0.0, backend=backend)[:, 1, 0].any()
+
+
+def test_more_top_p_keeps_a_larger_set_of_more_mass(backend, device):
+    probs, row_labels = inputs(1, 2, 9, 111, 3, 16, device)
+    mass = masses(probs, row_labels)
+    last = torch.zeros_like(mass, dtype=torch.bool)
+    for top_p in (0.1, 0.4, 0.7, 0.95):
+        kept = select(probs, row_labels, top_p, 0.0, backend=backend)
+        assert (kept >= last).all() and ((kept * mass).sum(-1) >= top_p - BORDER).all()
+        last = kept
+
+
+def test_equal_masses_go_by_number(backend, device):
+    probs = torch.full((1, 1, 1, 64), 1 / 64, device=device)
+    row_labels = torch.zeros(1, 1, 1, 16, dtype=torch.int32, device=device)
+    for top_p, min_keep, number in ((0.25, 0.0, 16), (0.26, 0.0, 17), (0.01, 0.5, 32)):
+        kept = select(probs, row_labels, top_p, min_keep, backend=backend)
+        assert kept[0, 0, 0].nonzero().flatten().tolist() == list(range(number))
+
+
+def test_min_keep_counts_where_one_cluster_holds_all(backend, device):
+    """A sharp head: the other masses underflow to 0, and must not all be kept with the last one that is needed."""
+    probs = torch.zeros(1, 1, 1, 1100, device=device)
+    probs[..., 1050] = 1
+    row_labels = torch.zeros(1, 1, 1, 16, dtype=torch.int32, device=device)
+    assert select(probs, row_labels, 0.9, 0.0, backend=backend)[0, 0, 0].nonzero().flatten().tolist() == [1050]
+    kept = select(probs, row_labels, 0.9, 0.01, backend=backend)
+    assert kept[0, 0, 0].nonzero().flatten().tolist() == [*range(10), 1050]
+
+
+def test_rows_count_by_their_number(backend, device):
+    """Three rows of one cluster and one of another: masses 3/4 and 1/4."""
+    probs = torch.eye(2, device=device).view(1, 1, 2, 2)
+    row_labels = torch.tensor([[[[0, 1, 0, 0, -1]]]], dtype=torch.int32, device=device)
+    assert select(probs, row_labels, 0.75, 0.0, backend=backend).flatten().tolist() == [True, False]
+    assert select(probs, row_labels, 0.76, 0.0, backend=backend).flatten().tolist() == [True, True]
+
+
+def test_memory_order_does_not_matter(backend, device):
+    probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
+    expected = select(probs, row_labels, 0.8, 0.1, backend=backend)
+    turned = probs.mT.contiguous().mT, row_labels.mT.contiguous().mT
+    assert torch.equal(select(*turned, 0.8, 0.1, backend=backend), expected)
+
+
+def test_two_runs_are_equal(backend, device):
+    probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
+    first, second = (select(probs, row_labels, 0.8, 0.1, backend=backend) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_rejects_bad_input(backend):
+    probs, row_labels = inputs(1, 2, 9, 63, 3, 16, "cpu")
+    with pytest.raises(ValueError, match="must be"):
+        select(probs, row_labels[:, :1], 0.9, 0.1, backend=backend)
+    for top_p, min_keep in ((0.0, 0.1), (1.1, 0.1), (0.9, -0.1), (0.9, 1.1)):
+        with pytest.raises(ValueError, match="top_p="):
+            select(probs, row_labels, top_p, min_keep, backend=backend)
