@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -192,6 +193,16 @@ def _resources(compiled, target: Target) -> dict:
     }
 
 
+def _stand_in_for_linker() -> None:
+    """Older Triton wants ROCm's linker for AMD's last step; only the assembly before it is read here."""
+    if "TRITON_HIP_LLD_PATH" in os.environ or Path("/opt/rocm/llvm/bin/ld.lld").exists():
+        return
+    script = Path(tempfile.mkdtemp()) / "ld.lld"
+    script.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n')
+    script.chmod(0o755)
+    os.environ["TRITON_HIP_LLD_PATH"] = str(script)
+
+
 def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
     import triton.backends.nvidia
 
@@ -229,6 +240,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from load_pack import load_pack
 
+    _stand_in_for_linker()
     load_pack()
     table = importlib.import_module("sparse_videogen.kernels.tile_configs").config_for
     jobs = [

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
+
 import torch
 
 
@@ -11,3 +15,15 @@ def float32_precision() -> str:
     Three TF32 products, which would be nearly exact, spill at head_dim 128 on every NVIDIA GPU and tile shape tried.
     """
     return "ieee" if torch.version.hip else "tf32"
+
+
+@functools.cache
+def triton_version() -> tuple[int, int]:
+    """Major and minor version of the Triton at hand, (0, 0) without one; older ones spill where newer do not."""
+    for package in ("triton", "pytorch-triton-rocm", "triton-windows", "pytorch-triton"):
+        try:
+            major, minor = importlib.metadata.version(package).split(".")[:2]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return int(major), int(minor)
+    return 0, 0

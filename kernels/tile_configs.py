@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from .compat import triton_version
+
 
 class NoTileConfig(RuntimeError):
     """The table says that no config fits the registers of this architecture: torch does the work there."""
@@ -47,14 +49,15 @@ def config_for(op: str, head_dim: int, arch: str, float32: bool = False) -> Tile
     """As `tile_config`, for an architecture by name: its own entry, its generation's ("gfx9", "gfx1"), or the default.
 
     Raises:
-        NoTileConfig: there is no Triton kernel for this combination.
+        NoTileConfig: there is no Triton kernel for this combination, or none before the entry's "min_triton".
     """
     by_arch = table()[op]
     entry = next(by_arch[key] for key in (arch, arch[:4], "default") if key in by_arch)
     key = f"{head_dim}-float32" if float32 else str(head_dim)
-    if entry[key] is None:
+    config = dict(entry[key] or {})
+    if not config or tuple(config.pop("min_triton", ())) > triton_version():
         raise NoTileConfig(f"{op} has no Triton kernel for {'float32, ' if float32 else ''}head_dim {head_dim} on {arch}")
-    return TileConfig(**entry[key])
+    return TileConfig(**config)
 
 
 @functools.cache

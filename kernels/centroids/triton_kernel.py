@@ -10,8 +10,8 @@ from torch import Tensor
 from ..pack import sort_by_label
 from ..rows import token_rows
 
-# A cluster holds about 75 tokens (1000 of 75,600); a walk of 64 rows at a time also feeds one of 20,000.
-BLOCK_ROWS = 64
+# A cluster holds about 75 tokens (1000 of 75,600); a walk of 16 rows at a time also feeds one of 20,000.
+BLOCK_ROWS = 16
 
 
 @triton.jit

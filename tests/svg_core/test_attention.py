@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scene import video_qkv
+from sparse_videogen.kernels import failures
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
 
 LAYOUT = VideoLayout(4, 9, 7, text_before=3, text_after=6)
@@ -111,3 +112,18 @@ def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
     q, k, v = make_qkv(LAYOUT)
     with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*or choose backend 'auto' or 'torch'"):
         sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")
+
+
+@pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-2)], ids=str)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_triton_equals_torch(config, dtype, factor):
+    """`factor`: of the largest value, 24; float16 rounds a result of that size by 0.008 and k-means a near tie at will."""
+    pytest.importorskip("triton")
+    q, k, v = (x.to(dtype) for x in video_qkv(4, 9, 7, heads=2, head_dim=64, text=9))
+    expected, wanted = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="torch", measure_error=True)
+    out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="triton", measure_error=True)
+    assert failures() == {}
+    assert (out.float() - expected.float()).abs().max() < factor * expected.float().abs().max()
+    torch.testing.assert_close(stats.density, wanted.density, atol=2e-2, rtol=0)
+    torch.testing.assert_close(stats.error, wanted.error, atol=2e-2, rtol=0)
+    assert (stats.computed >= stats.density).all()

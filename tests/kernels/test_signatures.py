@@ -1,0 +1,91 @@
+"""A new resolution compiles nothing new: what changes with the video is never part of a kernel's identity."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
+OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/triton_kernel.py"))
+# Of the tile, the head's width and the variant: never of N, strides, counts or list lengths.
+ALLOWED = {
+    *("BLOCK_M", "BLOCK_N", "BLOCK_C", "BLOCK_ROWS", "HEAD_DIM", "SPREAD_D", "TAIL_BLOCK_N", "ROWS", "SEGMENTS", "COLUMNS"),
+    *("TAIL", "WITH_LSE", "HAS_MASKS", "HAS_PREVIOUS", "HAS_VARIANCE", "PRECISION"),
+}
+
+COUNT = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+class NoGpu:  # what the launch path asks of a driver before it launches
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+    def get_current_device(self): return 0
+    def get_current_stream(self, device=None): return 0
+    def get_active_torch_device(self): return torch.device("cpu")
+
+driver.set_active(NoGpu())
+compiled = []
+run = JITFunction.run
+def compile_only(self, *args, grid, warmup, **kwargs):
+    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+    compiled.append(f"{self.__name__}-{kernel.hash}")
+JITFunction.run = compile_only
+empty, empty_like = torch.empty, torch.empty_like
+torch.empty = lambda *a, **k: empty(*a, **k).zero_()  # results are never written: labels must be in range all the same
+
+from load_pack import load_pack
+load_pack()
+from sparse_videogen.kernels import backend, failures
+backend._triton_obstacle = lambda device: None
+from sparse_videogen.svg_core import SVG2Config, SVGConfig, SparseState, VideoLayout, sparse_attention
+
+seen = []
+for layout in (VideoLayout(4, 6, 7), VideoLayout(8, 16, 16), VideoLayout(5, 12, 13, text_after=16), VideoLayout(1, 9, 9, 1)):
+    for memory in ("heads first", "tokens first"):
+        q = torch.randn(1, 3, layout.tokens, 64).half()
+        if memory == "tokens first":
+            q = q.transpose(1, 2).contiguous().transpose(1, 2)
+        for config in (SVGConfig(sparsity=0.5), SVG2Config(q_clusters=layout.frames + 4, k_clusters=2 * layout.frames + 8,
+                       top_p=0.5, kmeans_init_iters=2)):
+            sparse_attention(q, q, q, config=config, layout=layout, backend="triton")
+    seen.append(len(set(compiled)))
+print(json.dumps([seen, failures(), len(compiled)]))
+"""
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_constexprs_do_not_depend_on_the_video(op):
+    module = importlib.import_module(f"sparse_videogen.kernels.{op}.triton_kernel")
+    kernels = [value for name, value in vars(module).items() if name.endswith("_kernel")]
+    assert kernels
+    for kernel in kernels:
+        source = Path(module.__file__).read_text()
+        assert set(kernel.arg_names) & {"BLOCK_M", "BLOCK_C", "BLOCK_ROWS", "SEGMENTS"}
+        constexprs = {name for name in kernel.arg_names if name.isupper()}
+        assert constexprs <= ALLOWED
+        for name in kernel.arg_names:
+            if not name.isupper() and f"{name}: tl.constexpr" in source:
+                pytest.fail(f"{name} is a constexpr")
+
+
+def test_a_new_resolution_compiles_nothing_new(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "SPARSE_VIDEOGEN_DEBUG")}
+    env["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", COUNT, str(ROOT / "demo")]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    seen, failures, launches = json.loads(result.stdout.splitlines()[-1])
+    assert failures == {} and launches > 8 * seen[0]
+    assert len(set(seen)) == 1, f"kernels compiled after each resolution: {seen}"
