@@ -10,7 +10,7 @@ find_python() {
     return 1
 }
 
-wanted=$(cat requirements.txt requirements-dev.txt | cksum)
+wanted=$(cat requirements-dev.txt | cksum)
 if [ "$(cat .venv/requirements.cksum 2>/dev/null)" != "$wanted" ]; then
     base=$(find_python)
     echo "Setting up .venv with $("$base" --version) (once; torch is a large download)..."

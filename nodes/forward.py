@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..kernels import choose_backend
 from ..svg_core import VideoLayout
 from .families import Family, place_text, video_grid
 from .run import Run
@@ -105,4 +106,11 @@ class Forward:
             return f"heads: q {tuple(call.q.shape)} and k {tuple(call.k.shape)} have unlike heads"
         if layer in settings.dense_blocks:
             return f"dense_blocks: {layer}"
-        return self.schedule_reason or self.run.failure
+        return self.schedule_reason or self.run.failure or self._backend_reason(call)
+
+    def _backend_reason(self, call: Call) -> str | None:
+        """On a GPU torch alone is slower than the host's dense attention, so without Triton sparsity only costs."""
+        device, backend = call.q.device, self.run.settings.backend
+        if device.type == "cuda" and backend == "auto" and choose_backend(backend, device) == "torch":
+            return "backend: Triton is not installed; run 'pip install triton' (Windows: 'pip install triton-windows')"
+        return None

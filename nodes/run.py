@@ -8,6 +8,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from ..kernels import failures
 from ..svg_core import AttentionStats, SparseState
 from .log import PREFIX, log
 from .settings import Settings
@@ -105,6 +106,7 @@ class Run:
             "density": _mean(self._density),
             "computed": _mean(self._computed),
             "dense_reasons": dict(self._dense),
+            "kernel_failures": failures(),
         }
 
 
@@ -115,6 +117,8 @@ def summary(report: dict) -> str:
         parts.append(f"density {report['density']:.2f}, computed {report['computed']:.2f}")
     if report["dense_reasons"]:
         parts.append("dense: " + ", ".join(f"{n} {label}" for label, n in report["dense_reasons"].items()))
+    if report["kernel_failures"]:
+        parts.append("torch in place of Triton: " + ", ".join(report["kernel_failures"]))
     return ", ".join(parts)
 
 

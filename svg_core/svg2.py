@@ -31,19 +31,38 @@ LIST_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Clusters:
-    """Labels [B, H, Nv] int32 and centroids [B, H, C, D] of the video's queries and keys, and their age."""
+    """Labels [B, H, Nv] int32 of the video's queries and keys, and their means [B, H, C, D] float32."""
 
     q_labels: Tensor
     k_labels: Tensor
     q_mean: Tensor
     k_mean: Tensor
-    iterations: int
-    calls: int
 
     def of(self, heads: slice) -> Clusters:
         """The same for a group of heads."""
-        tensors = (self.q_labels, self.k_labels, self.q_mean, self.k_mean)
-        return Clusters(*(x[:, heads] for x in tensors), self.iterations, self.calls)
+        return Clusters(*(x[:, heads] for x in (self.q_labels, self.k_labels, self.q_mean, self.k_mean)))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the state keeps of a call for the next: means in the model's dtype, labels only if the next call keeps them.
+
+    All in float32 and int32 would be 4 GB for Wan 14B at 720p with cond and uncond; so it is 1.
+
+    Attributes:
+        q_mean, k_mean: [B, H, C, D].
+        q_labels, k_labels: [B, H, Nv] int16, or None.
+        tokens: Nv.
+        iterations, calls: made so far.
+    """
+
+    q_mean: Tensor
+    k_mean: Tensor
+    q_labels: Tensor | None
+    k_labels: Tensor | None
+    tokens: int
+    iterations: int
+    calls: int
 
 
 def plan(
@@ -87,23 +106,31 @@ def update_clusters(
     """
     q, k = q[:, :, layout.video], k[:, :, layout.video]
     last = state.get(key)
-    if last is not None and (last.q_labels.shape != q.shape[:3] or last.q_mean.device != q.device):
+    if last is not None and (last.tokens != q.shape[2] or last.q_mean.device != q.device):
         last = None
     done, calls = (last.iterations, last.calls) if last is not None else (0, 0)
     missing = config.kmeans_init_iters - done if final else 0
     iterations = max(missing, config.kmeans_step_iters)
-    if last is not None and missing <= 0 and calls % config.recluster_every:
-        q_labels, k_labels, iterations = last.q_labels, last.k_labels, 0
-        q_mean = centroids(q, q_labels, last.q_mean.shape[2], previous=last.q_mean, backend=backend).mean
-        k_mean = centroids(k, k_labels, last.k_mean.shape[2], previous=last.k_mean, backend=backend).mean
+    if last is not None and last.q_labels is not None and missing <= 0:
+        iterations, clusters = 0, _refreshed(q, k, last, backend)
     else:
         q_start = last.q_mean if last is not None else initial_centroids(q, min(config.q_clusters, q.shape[2]))
         k_start = last.k_mean if last is not None else initial_centroids(k, min(config.k_clusters, k.shape[2]))
-        q_labels, q_mean = kmeans(q, q_start, iterations, backend)
-        k_labels, k_mean = kmeans(k, k_start, iterations, backend)
-    clusters = Clusters(q_labels, k_labels, q_mean, k_mean, done + iterations, calls + 1)
-    state.put(key, clusters)
+        (q_labels, q_mean), (k_labels, k_mean) = (kmeans(x, c, iterations, backend) for x, c in ((q, q_start), (k, k_start)))
+        clusters = Clusters(q_labels, k_labels, q_mean, k_mean)
+    keep = (calls + 1) % config.recluster_every != 0
+    labels = (x.short() if keep else None for x in (clusters.q_labels, clusters.k_labels))
+    means = (x.to(q.dtype) for x in (clusters.q_mean, clusters.k_mean))
+    state.put(key, Memory(*means, *labels, q.shape[2], done + iterations, calls + 1))
     return clusters
+
+
+def _refreshed(q: Tensor, k: Tensor, last: Memory, backend: str) -> Clusters:
+    """The last call's labels, with the means of this call's tokens."""
+    q_labels, k_labels = last.q_labels.int(), last.k_labels.int()
+    q_mean = centroids(q, q_labels, last.q_mean.shape[2], previous=last.q_mean, backend=backend).mean
+    k_mean = centroids(k, k_labels, last.k_mean.shape[2], previous=last.k_mean, backend=backend).mean
+    return Clusters(q_labels, k_labels, q_mean, k_mean)
 
 
 def plan_heads(

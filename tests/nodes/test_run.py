@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sparse_videogen.kernels import backend
 from sparse_videogen.nodes.run import Run, summary
 from sparse_videogen.nodes.settings import Settings
 from sparse_videogen.svg_core import AttentionStats, SVGConfig
@@ -47,6 +48,13 @@ def test_the_line_of_a_run():
     assert report["density"] == pytest.approx(0.3) and report["computed"] == pytest.approx(0.4)
     assert summary(report) == "SVG: sparse 2/5 calls, density 0.30, computed 0.40, dense: 2 start_percent, 1 dense_blocks"
     assert summary(make_run().report()) == "SVG: sparse 0/0 calls"
+
+
+def test_a_kernel_that_failed_is_named(monkeypatch):
+    monkeypatch.setattr(backend, "_failures", {"assign": "RuntimeError: no ptxas"})
+    report = make_run().report()
+    assert report["kernel_failures"] == {"assign": "RuntimeError: no ptxas"}
+    assert summary(report).endswith("torch in place of Triton: assign")
 
 
 def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):

@@ -119,7 +119,8 @@ def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
 def test_triton_equals_torch(config, dtype, factor):
     """`factor`: of the largest value, 24; float16 rounds a result of that size by 0.008 and k-means a near tie at will."""
     pytest.importorskip("triton")
-    q, k, v = (x.to(dtype) for x in video_qkv(4, 9, 7, heads=2, head_dim=64, text=9))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    q, k, v = (x.to(device, dtype) for x in video_qkv(4, 9, 7, heads=2, head_dim=64, text=9))
     expected, wanted = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="torch", measure_error=True)
     out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="triton", measure_error=True)
     assert failures() == {}

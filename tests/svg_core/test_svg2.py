@@ -12,16 +12,16 @@ from masks import assert_exact, masked_attention, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
-from sparse_videogen.svg_core.svg2 import plan
+from sparse_videogen.svg_core.svg2 import plan, update_clusters
 
 PAPER = {"tile_cut": "cluster", "tail": "off"}
 
 
-def make_plan(q, k, v, config, layout, block_m=16, state=None):
+def make_plan(q, k, v, config, layout, block_m=16):
     """The plan of all heads, and the clusters it was made from."""
-    state = SparseState() if state is None else state
-    ((_, made),) = plan(q, k, v, config, layout, state, 0, sm_scale=q.shape[-1] ** -0.5, block_m=block_m, backend="torch")
-    return made, state.get(0)
+    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch"}
+    ((_, made),) = plan(q, k, v, config, layout, SparseState(), 0, **options)
+    return made, update_clusters(q, k, config, layout, SparseState(), 0, final=True, backend="torch")
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
@@ -157,15 +157,25 @@ def test_state_goes_on_where_the_last_call_ended():
 def test_recluster_every_keeps_labels_and_refreshes_centroids():
     layout = VideoLayout(4, 8, 8)
     config = SVG2Config(q_clusters=8, k_clusters=16, recluster_every=3, kmeans_init_iters=3)
-    state, labels, means = SparseState(), [], []
+    state, calls = SparseState(), []
     for step in range(4):
-        q, k, v = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
-        sparse_attention(q, k, v, config=config, layout=layout, state=state, key=0)
-        labels.append(state.get(0).k_labels)
-        means.append(state.get(0).k_mean)
+        q, k, _ = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
+        calls.append(update_clusters(q, k, config, layout, state, 0, final=True, backend="torch"))
+        assert (state.get(0).k_labels is None) == (step == 2)  # nothing that the next call does not read
+    labels = [call.k_labels for call in calls]
     assert torch.equal(labels[0], labels[1]) and torch.equal(labels[0], labels[2])
-    assert not torch.equal(means[0], means[1])
+    assert not torch.equal(calls[0].k_mean, calls[1].k_mean)
     assert not torch.equal(labels[0], labels[3])
+
+
+def test_state_is_small():
+    """Means in the model's dtype and nothing else: that is what 40 layers with cond and uncond can afford."""
+    layout = VideoLayout(4, 8, 8)
+    q, k, v = video_qkv(4, 8, 8, heads=2, head_dim=64, dtype=torch.bfloat16)
+    state = SparseState()
+    sparse_attention(q, k, v, config=SVG2Config(q_clusters=8, k_clusters=16), layout=layout, state=state, key=0)
+    kept = [value for value in vars(state.get(0)).values() if isinstance(value, torch.Tensor)]
+    assert sum(x.untyped_storage().nbytes() for x in kept) == 2 * (8 + 16) * 64 * 2
 
 
 def test_state_of_another_shape_is_not_used():
