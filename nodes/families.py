@@ -42,10 +42,10 @@ def family_of(diffusion_model: nn.Module) -> Family | None:
     return next((family for family in FAMILIES if family.module in names), None)
 
 
-def video_grid(diffusion_model: nn.Module, x: torch.Tensor) -> VideoLayout | None:
+def video_grid(diffusion_model: nn.Module, x: torch.Tensor | None) -> VideoLayout | None:
     """The grid of tokens that a forward of `x` [B, C, T, H, W] makes; None if there is no such grid."""
     patch = getattr(diffusion_model, "patch_size", None)
-    if x.ndim != 5 or not isinstance(patch, Sequence) or len(patch) != 3:
+    if x is None or x.ndim != 5 or not isinstance(patch, Sequence) or len(patch) != 3:
         return None
     return VideoLayout(*(math.ceil(size / p) for size, p in zip(x.shape[2:], patch, strict=True)))
 

@@ -60,9 +60,9 @@ class Forward:
         self.run, self.family, self.diffusion_model = run, family, diffusion_model
         self.inside = False
         options = arguments["transformer_options"]
-        self.grid = video_grid(diffusion_model, arguments["x"])
-        reference = arguments.get("ref_latent")
-        self.reference_tokens = 0 if reference is None else video_grid(diffusion_model, reference).video_tokens
+        self.grid = video_grid(diffusion_model, arguments.get("x"))
+        reference = video_grid(diffusion_model, arguments.get("ref_latent"))
+        self.reference_tokens = 0 if reference is None else reference.video_tokens
         self.schedule_reason = run.schedule_reason(float(options["sigmas"].max()))
         window = options.get("context_window")
         self.branch = (tuple(options.get("uuids", ())), None if window is None else tuple(window.index_list))
