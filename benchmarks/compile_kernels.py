@@ -131,6 +131,7 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     kernel = getattr(module, case.kernel)
     launch = {"num_warps": case.num_warps}
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
+    constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
     constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
     described = "-"
     if case.matrix:

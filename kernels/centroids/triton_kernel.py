@@ -10,8 +10,8 @@ from torch import Tensor
 from ..pack import sort_by_label
 from ..rows import token_rows
 
-# A cluster holds about 75 tokens (1000 of 75,600); a walk of 16 rows at a time also feeds one of 20,000.
-BLOCK_ROWS = 16
+# Rows of a step, by head_dim: a cluster holds about 75 tokens (1000 of 75,600), and one of 20,000 is walked as well.
+BLOCK_ROWS = {64: 32, 128: 64}
 
 
 @triton.jit
@@ -96,7 +96,7 @@ def launch_centroids(
         n_clusters,
         *strides,
         HEAD_DIM=d,
-        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_ROWS=BLOCK_ROWS[d],
         HAS_PREVIOUS=previous is not None,
         HAS_VARIANCE=variance,
         num_warps=4,
