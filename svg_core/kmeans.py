@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..kernels.assign import assign
-from ..kernels.centroids import centroids
+from ..kernels.centroids import Centroids, centroids
+from ..kernels.pack import Groups, sort_by_label
 from .sampling import stratified
 
 
@@ -14,19 +15,22 @@ def initial_centroids(x: Tensor, n_clusters: int) -> Tensor:
     return x.index_select(2, stratified(n_clusters, x.shape[2], x.device))
 
 
-def kmeans(x: Tensor, start: Tensor, iterations: int, backend: str) -> tuple[Tensor, Tensor]:
+def kmeans(x: Tensor, start: Tensor, iterations: int, backend: str, *, variance: bool = False) -> tuple[Groups, Centroids]:
     """Lloyd's iterations, Euclidean, per batch and head; an emptied cluster keeps its centroid.
 
     Args:
         x: [B, H, N, D].
         start: [B, H, C, D].
         iterations: at least 1.
+        variance: of the last iteration's clusters, too.
 
     Returns:
-        labels [B, H, N] int32 and their means [B, H, C, D] float32.
+        The tokens' groups, and their centroids.
     """
     mean = start
-    for _ in range(iterations):
-        labels = assign(x, mean, backend=backend)
-        mean = centroids(x, labels, mean.shape[2], previous=mean, backend=backend).mean
-    return labels, mean
+    for i in range(iterations):
+        groups = sort_by_label(assign(x, mean, backend=backend), mean.shape[2])
+        last = variance and i == iterations - 1
+        result = centroids(x, groups, previous=mean, variance=last, backend=backend)
+        mean = result.mean
+    return groups, result

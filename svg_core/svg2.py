@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.centroids import centroids
+from ..kernels.centroids import Centroids, centroids
 from ..kernels.gather_attention import Plan, Tail
-from ..kernels.pack import pack_lists, sort_by_label
+from ..kernels.pack import Groups, pack_lists, sort_by_label
 from ..kernels.select import select
 from .config import SVG2Config
 from .kmeans import initial_centroids, kmeans
@@ -31,16 +31,17 @@ LIST_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Clusters:
-    """Labels [B, H, Nv] int32 of the video's queries and keys, and their means [B, H, C, D] float32."""
+    """Groups and centroids of the video's queries and keys, [B, H, ...]; variances of the keys if the tail wants them."""
 
-    q_labels: Tensor
-    k_labels: Tensor
-    q_mean: Tensor
-    k_mean: Tensor
+    queries: Groups
+    keys: Groups
+    query_centroids: Centroids
+    key_centroids: Centroids
 
     def of(self, heads: slice) -> Clusters:
         """The same for a group of heads."""
-        return Clusters(*(x[:, heads] for x in (self.q_labels, self.k_labels, self.q_mean, self.k_mean)))
+        parts = (self.queries, self.keys, self.query_centroids, self.key_centroids)
+        return Clusters(*(type(part)(*(None if x is None else x[:, heads] for x in part)) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def plan(
 ) -> Iterator[tuple[slice, Plan]]:
     """Yields (heads, plan), as many heads at a time as `LIST_BYTES` of key lists allow."""
     clusters = update_clusters(q, k, config, layout, state, key, final=True, backend=backend)
-    tiles = layout.tokens // block_m + (clusters.q_mean.shape[2] if config.tile_cut == "cluster" else 2)
+    tiles = layout.tokens // block_m + (clusters.queries.size.shape[2] if config.tile_cut == "cluster" else 2)
     step = max(1, LIST_BYTES // (4 * q.shape[0] * tiles * layout.tokens))
     for head in range(0, q.shape[1], step):
         heads = slice(head, head + step)
-        yield heads, plan_heads(k[:, heads], v[:, heads], clusters.of(heads), config, layout, sm_scale, block_m, backend)
+        yield heads, plan_heads(v[:, heads], clusters.of(heads), config, layout, sm_scale, block_m, backend)
 
 
 def update_clusters(
@@ -111,111 +112,93 @@ def update_clusters(
     done, calls = (last.iterations, last.calls) if last is not None else (0, 0)
     missing = config.kmeans_init_iters - done if final else 0
     iterations = max(missing, config.kmeans_step_iters)
+    variance = config.tail == "second_order"
     if last is not None and last.q_labels is not None and missing <= 0:
-        iterations, clusters = 0, _refreshed(q, k, last, backend)
+        iterations, clusters = 0, _refreshed(q, k, last, variance, backend)
     else:
         q_start = last.q_mean if last is not None else initial_centroids(q, min(config.q_clusters, q.shape[2]))
         k_start = last.k_mean if last is not None else initial_centroids(k, min(config.k_clusters, k.shape[2]))
-        (q_labels, q_mean), (k_labels, k_mean) = (kmeans(x, c, iterations, backend) for x, c in ((q, q_start), (k, k_start)))
-        clusters = Clusters(q_labels, k_labels, q_mean, k_mean)
+        queries, query_centroids = kmeans(q, q_start, iterations, backend)
+        keys, key_centroids = kmeans(k, k_start, iterations, backend, variance=variance and final)
+        clusters = Clusters(queries, keys, query_centroids, key_centroids)
     keep = (calls + 1) % config.recluster_every != 0
-    labels = (x.short() if keep else None for x in (clusters.q_labels, clusters.k_labels))
-    means = (x.to(q.dtype) for x in (clusters.q_mean, clusters.k_mean))
+    labels = (x.labels.short() if keep else None for x in (clusters.queries, clusters.keys))
+    means = (x.mean.to(q.dtype) for x in (clusters.query_centroids, clusters.key_centroids))
     state.put(key, Memory(*means, *labels, q.shape[2], done + iterations, calls + 1))
     return clusters
 
 
-def _refreshed(q: Tensor, k: Tensor, last: Memory, backend: str) -> Clusters:
-    """The last call's labels, with the means of this call's tokens."""
-    q_labels, k_labels = last.q_labels.int(), last.k_labels.int()
-    q_mean = centroids(q, q_labels, last.q_mean.shape[2], previous=last.q_mean, backend=backend).mean
-    k_mean = centroids(k, k_labels, last.k_mean.shape[2], previous=last.k_mean, backend=backend).mean
-    return Clusters(q_labels, k_labels, q_mean, k_mean)
+def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str) -> Clusters:
+    """The last call's labels, with the centroids of this call's tokens."""
+    queries = sort_by_label(last.q_labels.int(), last.q_mean.shape[2])
+    keys = sort_by_label(last.k_labels.int(), last.k_mean.shape[2])
+    query_centroids = centroids(q, queries, previous=last.q_mean, backend=backend)
+    key_centroids = centroids(k, keys, previous=last.k_mean, variance=variance, backend=backend)
+    return Clusters(queries, keys, query_centroids, key_centroids)
 
 
 def plan_heads(
-    k: Tensor,
-    v: Tensor,
-    clusters: Clusters,
-    config: SVG2Config,
-    layout: VideoLayout,
-    sm_scale: float,
-    block_m: int,
-    backend: str,
+    v: Tensor, clusters: Clusters, config: SVG2Config, layout: VideoLayout, sm_scale: float, block_m: int, backend: str
 ) -> Plan:
     """The plan of a group of heads, from their clusters."""
-    b, h = k.shape[:2]
-    n_clusters = clusters.k_mean.shape[2]
-    keys = centroids(
-        k[:, :, layout.video],
-        clusters.k_labels,
-        n_clusters,
-        previous=clusters.k_mean,
-        variance=config.tail == "second_order",
-        backend=backend,
-    )
-    query_index, row_labels = query_tiles(clusters.q_labels, clusters.q_mean.shape[2], config, layout, block_m, backend)
-    scores = (clusters.q_mean.float() @ keys.mean.transpose(2, 3)) * sm_scale + keys.size.float().log().unsqueeze(2)
+    b, h = v.shape[:2]
+    mean, size, variance = clusters.key_centroids
+    query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
+    scores = (clusters.query_centroids.mean @ mean.transpose(2, 3)) * sm_scale + size.float().log().unsqueeze(2)
     kept = select(scores.softmax(-1), row_labels, config.top_p, config.min_keep, backend=backend)
     if layout.text_tokens:
-        kept[:, :, -cut(text_index(layout, k.device), block_m).shape[0] :] = True
-    has_rows = (query_index >= 0).any(-1)
-    key_index, key_count = key_lists(clusters.k_labels, keys.size, kept, has_rows, layout, backend)
+        kept[:, :, -cut(text_index(layout, v.device), block_m).shape[0] :] = True
+    key_index, key_count = key_lists(clusters.keys, kept, (query_index >= 0).any(-1), layout, backend)
 
     tail = None
     if config.tail != "off":
-        v_mean = centroids(v[:, :, layout.video], clusters.k_labels, n_clusters, backend=backend).mean
-        mean, variance, v_mean = (None if x is None else x.to(k.dtype) for x in (keys.mean, keys.variance, v_mean))
-        tail = Tail(mean, variance, v_mean, keys.size, kept.flatten(0, 1))
-    sets = torch.arange(b * h, dtype=torch.int32, device=k.device).view(b, h)
+        v_mean = centroids(v[:, :, layout.video], clusters.keys, backend=backend).mean
+        mean, variance, v_mean = (None if x is None else x.to(v.dtype) for x in (mean, variance, v_mean))
+        tail = Tail(mean, variance, v_mean, size, kept.flatten(0, 1))
+    sets = torch.arange(b * h, dtype=torch.int32, device=v.device).view(b, h)
     return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail)
 
 
-def key_lists(
-    labels: Tensor, size: Tensor, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str
-) -> tuple[Tensor, Tensor]:
+def key_lists(keys: Groups, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str) -> tuple[Tensor, Tensor]:
     """Each tile's keys: the text, then the clusters that it keeps; key_index and key_count of the plan.
 
     Args:
-        labels: [B, H, Nv] int32, clusters of the video's keys.
-        size: [B, H, C] int32.
+        keys: groups of the video's keys.
         kept: [B, H, T, C] bool.
         has_rows: [B, H, T] bool; a tile without rows reads nothing.
     """
-    order, offsets = sort_by_label(labels, size.shape[2])
-    text = text_index(layout, labels.device).expand(*labels.shape[:2], -1)
-    order = torch.cat([text, order + layout.text_before], -1)
+    device = kept.device
+    text = text_index(layout, device).expand(*kept.shape[:2], -1)
+    order = torch.cat([text, keys.order + layout.text_before], -1)
     # One segment of text, then one a cluster.
-    start = F.pad(offsets[..., :-1] + layout.text_tokens, (1, 0), value=0)
-    length = F.pad(kept * size.unsqueeze(2), (1, 0), value=layout.text_tokens) * has_rows.unsqueeze(-1)
+    start = F.pad(keys.offsets[..., :-1] + layout.text_tokens, (1, 0), value=0)
+    length = F.pad(kept * keys.size.unsqueeze(2), (1, 0), value=layout.text_tokens) * has_rows.unsqueeze(-1)
     return pack_lists(
         order.flatten(0, 1),
         start.flatten(0, 1).unsqueeze(1).expand(-1, kept.shape[2], -1),
         length.flatten(0, 1),
-        capacity=None if labels.device.type == "cpu" else layout.tokens,
+        capacity=None if device.type == "cpu" else layout.tokens,
         backend=backend,
     )
 
 
-def query_tiles(
-    labels: Tensor, n_clusters: int, config: SVG2Config, layout: VideoLayout, block_m: int, backend: str
-) -> tuple[Tensor, Tensor]:
+def query_tiles(queries: Groups, config: SVG2Config, layout: VideoLayout, block_m: int) -> tuple[Tensor, Tensor]:
     """Tiles of query rows sorted by cluster, then the text's: token numbers and clusters, [B, H, T, M], -1 beyond."""
-    b, h, n = labels.shape
-    order, offsets = sort_by_label(labels, n_clusters)
+    labels, order, _ = queries
     if config.tile_cut == "cluster":
-        order = _align_to_clusters(order, offsets, labels, block_m)
+        order = _align_to_clusters(queries, block_m)
     rows = cut(order, block_m)
     row_labels = labels.gather(2, order.clamp(min=0).long())
     row_labels = cut(torch.where(order < 0, -1, row_labels), block_m)
     rows = torch.where(rows < 0, -1, rows + layout.text_before)
-    text = cut(text_index(layout, labels.device), block_m).expand(b, h, -1, -1)
+    text = cut(text_index(layout, labels.device), block_m).expand(*labels.shape[:2], -1, -1)
     return torch.cat([rows, text], 2), torch.cat([row_labels, torch.full_like(text, -1)], 2)
 
 
-def _align_to_clusters(order: Tensor, offsets: Tensor, labels: Tensor, block_m: int) -> Tensor:
+def _align_to_clusters(queries: Groups, block_m: int) -> Tensor:
     """Spreads sorted rows so that each cluster begins on a tile's first row, -1 between."""
-    size = offsets.diff(dim=-1)
+    labels, order, offsets = queries
+    size = queries.size
     padded = (size + block_m - 1) // block_m * block_m
     shift = padded.cumsum(-1) - padded - offsets[..., :-1]
     sorted_labels = labels.gather(2, order.long()).long()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..backend import run
+from ..pack import Groups
 
 
 class Centroids(NamedTuple):
@@ -19,8 +20,7 @@ class Centroids(NamedTuple):
 
 def centroids(
     x: Tensor,
-    labels: Tensor,
-    n_clusters: int,
+    groups: Groups,
     *,
     previous: Tensor | None = None,
     variance: bool = False,
@@ -30,8 +30,7 @@ def centroids(
 
     Args:
         x: [B, H, N, D], fp16, bf16 or fp32, any strides.
-        labels: [B, H, N] int32 in [0, n_clusters).
-        n_clusters: C >= 1.
+        groups: of the N tokens in C clusters.
         previous: [B, H, C, D], the mean that an empty cluster gets; without it, zeros.
         variance: also mean((x - mean)^2) per dimension, zeros for an empty cluster.
         backend: "torch" or "triton".
@@ -40,13 +39,13 @@ def centroids(
         Centroids(mean float32, size int32, variance float32 or None).
 
     Raises:
-        ValueError: shapes do not fit together or n_clusters < 1.
+        ValueError: shapes do not fit together.
     """
-    if x.ndim != 4 or labels.shape != x.shape[:3]:
-        raise ValueError(f"centroids: x {tuple(x.shape)} and labels {tuple(labels.shape)} must be [B, H, N, D] and [B, H, N]")
-    if n_clusters < 1:
-        raise ValueError(f"centroids: n_clusters={n_clusters} must be at least 1")
+    if x.ndim != 4 or groups.labels.shape != x.shape[:3]:
+        shapes = f"x {tuple(x.shape)} and labels {tuple(groups.labels.shape)}"
+        raise ValueError(f"centroids: {shapes} must be [B, H, N, D] and [B, H, N]")
+    n_clusters = groups.offsets.shape[2] - 1
     expected = (*x.shape[:2], n_clusters, x.shape[3])
     if previous is not None and tuple(previous.shape) != expected:
         raise ValueError(f"centroids: previous {tuple(previous.shape)} must be {expected}")
-    return Centroids(*run("centroids", "centroids", backend, x, labels, n_clusters, previous, variance))
+    return Centroids(*run("centroids", "centroids", backend, x, groups, previous, variance))

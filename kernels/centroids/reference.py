@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..pack import Groups
+
 # One-hot rows of one chunk: 16 M float32 are 64 MB.
 MAX_ONE_HOT = 1 << 24
 
 
-def centroids(
-    x: Tensor, labels: Tensor, n_clusters: int, previous: Tensor | None, variance: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def centroids(x: Tensor, groups: Groups, previous: Tensor | None, variance: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """See the contract; float32 sums."""
-    b, h, n, d = x.shape
-    rows = labels.long() + n_clusters * torch.arange(b * h, device=x.device).view(b, h, 1)
-    ones = torch.ones(b * h * n, dtype=torch.int32, device=x.device)
-    size = torch.zeros(b * h * n_clusters, dtype=torch.int32, device=x.device)
-    size = size.index_add_(0, rows.flatten(), ones).view(b, h, n_clusters)
+    labels, size = groups.labels, groups.size
+    n_clusters = size.shape[2]
     count = size.clamp(min=1).unsqueeze(-1)
     mean = _sums(x.float(), labels, n_clusters) / count
     if previous is not None:
@@ -25,7 +22,7 @@ def centroids(
     if not variance:
         return mean, size, None
     # Around the mean, not E[x^2] - E[x]^2: the difference of two large sums loses the small variances.
-    spread = x.float() - mean.gather(2, labels.long().unsqueeze(-1).expand(-1, -1, -1, d))
+    spread = x.float() - mean.gather(2, labels.long().unsqueeze(-1).expand(x.shape))
     return mean, size, _sums(spread.square(), labels, n_clusters) / count
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..pack import sort_by_label
+from ..pack import Groups
 from ..rows import token_rows
 
 # Rows of a step, by head_dim: a cluster holds about 75 tokens (1000 of 75,600), and one of 20,000 is walked as well.
@@ -74,19 +74,19 @@ def _centroids_kernel(
 
 
 def launch_centroids(
-    x: Tensor, labels: Tensor, n_clusters: int, previous: Tensor | None, variance: bool
+    x: Tensor, groups: Groups, previous: Tensor | None, variance: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """See the contract; float32 sums."""
     b, h, n, d = x.shape
-    order, offsets = sort_by_label(labels, n_clusters)
+    n_clusters = groups.offsets.shape[2] - 1
     mean = torch.empty((b, h, n_clusters, d), dtype=torch.float32, device=x.device)
     size = torch.empty((b, h, n_clusters), dtype=torch.int32, device=x.device)
     var = torch.empty_like(mean) if variance else None
     x, strides = token_rows(x)
     _centroids_kernel[(n_clusters, b * h)](
         x,
-        order,
-        offsets,
+        groups.order.contiguous(),
+        groups.offsets.contiguous(),
         mean if previous is None else previous.contiguous(),
         mean,
         size,

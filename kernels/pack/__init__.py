@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from ..backend import run
 from . import reference
 
 
-def sort_by_label(labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
+class Groups(NamedTuple):
+    """Tokens and their labels, both ways.
+
+    Attributes:
+        labels: [B, H, N] int32 in [0, C).
+        order: [B, H, N] int32, token numbers by label; tokens of one label keep their order.
+        offsets: [B, H, C + 1] int32: label c has order[offsets[c] : offsets[c + 1]].
+    """
+
+    labels: Tensor
+    order: Tensor
+    offsets: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """[B, H, C] int32, tokens of each label."""
+        return self.offsets.diff(dim=-1)
+
+
+def sort_by_label(labels: Tensor, n_clusters: int) -> Groups:
     """Token numbers in order of their label, and where each label begins; by torch's own sort on every backend.
 
     Args:
         labels: [B, H, N] int32 in [0, n_clusters).
-        n_clusters: C.
+        n_clusters: C >= 1.
 
-    Returns:
-        order [B, H, N] int32, stable (tokens of one label keep their order), and
-        offsets [B, H, C + 1] int32, so that label c has order[offsets[c] : offsets[c + 1]].
+    Raises:
+        ValueError: n_clusters < 1.
     """
-    return reference.sort_by_label(labels, n_clusters)
+    if n_clusters < 1:
+        raise ValueError(f"sort_by_label: n_clusters={n_clusters} must be at least 1")
+    return Groups(labels, *reference.sort_by_label(labels, n_clusters))
 
 
 def pack_lists(

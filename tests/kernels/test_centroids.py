@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sparse_videogen.kernels.centroids import centroids
+from sparse_videogen.kernels.pack import sort_by_label
 
 # B, H, N, C, D; labels leave cluster 0 empty wherever there are several.
 SHAPES = [
@@ -42,8 +43,9 @@ def errors(result, expected):
 @pytest.mark.parametrize("b, h, n, c, d", SHAPES)
 def test_matches_float64(b, h, n, c, d, dtype, backend, device, poisoned):
     x, labels = inputs(b, h, n, c, d, dtype, device)
-    result, expected = centroids(x, labels, c, variance=True, backend=backend), exact(x, labels, c)
-    torch_errors = errors(centroids(x, labels, c, variance=True), expected)
+    groups, expected = sort_by_label(labels, c), exact(x, labels, c)
+    result = centroids(x, groups, variance=True, backend=backend)
+    torch_errors = errors(centroids(x, groups, variance=True), expected)
     assert torch.equal(result.size, expected[1]) and result.size.dtype == torch.int32
     assert result.mean.dtype == result.variance.dtype == torch.float32
     for error, torch_error in zip(errors(result, expected), torch_errors, strict=True):
@@ -53,8 +55,8 @@ def test_matches_float64(b, h, n, c, d, dtype, backend, device, poisoned):
 def test_memory_order_does_not_matter(view, backend, device):
     x, labels = inputs(2, 2, 63, 9, 64, torch.float16, device)
     previous = torch.randn(2, 2, 9, 64, device=device)
-    expected = centroids(x, labels, 9, previous=previous, variance=True, backend=backend)
-    result = centroids(view(x), labels, 9, previous=view(previous), variance=True, backend=backend)
+    expected = centroids(x, sort_by_label(labels, 9), previous=previous, variance=True, backend=backend)
+    result = centroids(view(x), sort_by_label(labels, 9), previous=view(previous), variance=True, backend=backend)
     assert all(torch.equal(got, want) for got, want in zip(result, expected, strict=True))
 
 
@@ -62,10 +64,10 @@ def test_memory_order_does_not_matter(view, backend, device):
 def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poisoned):
     x, labels = inputs(1, 2, 63, 5, 64, torch.float32, device)
     previous = torch.randn(1, 2, 5, 64, device=device).to(dtype)
-    result = centroids(x, labels, 5, previous=previous, variance=True, backend=backend)
+    result = centroids(x, sort_by_label(labels, 5), previous=previous, variance=True, backend=backend)
     assert torch.equal(result.mean[:, :, 0], previous[:, :, 0].float())
     assert (result.size[:, :, 0] == 0).all() and (result.variance[:, :, 0] == 0).all()
-    without = centroids(x, labels, 5, backend=backend)
+    without = centroids(x, sort_by_label(labels, 5), backend=backend)
     assert (without.mean[:, :, 0] == 0).all() and torch.equal(without.mean[:, :, 1:], result.mean[:, :, 1:])
     assert without.variance is None
 
@@ -73,7 +75,7 @@ def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poison
 def test_one_long_cluster_among_single_tokens(backend, device):
     x, _ = inputs(1, 1, 1000, 1, 64, torch.float32, device)
     labels = torch.arange(1000, device=device, dtype=torch.int32).sub(989).clamp(min=0).view(1, 1, -1)
-    result = centroids(x, labels, 11, variance=True, backend=backend)
+    result = centroids(x, sort_by_label(labels, 11), variance=True, backend=backend)
     assert result.size.flatten().tolist() == [990] + [1] * 10
     assert torch.equal(result.mean[:, :, 1:], x[:, :, 990:]) and (result.variance[:, :, 1:] == 0).all()
     torch.testing.assert_close(result.mean[0, 0, 0], x[0, 0, :990].mean(0), atol=FLOOR, rtol=0)
@@ -81,7 +83,7 @@ def test_one_long_cluster_among_single_tokens(backend, device):
 
 def test_means_weighted_by_size_are_the_mean_of_all(backend, device):
     x, labels = inputs(1, 2, 111, 20, 64, torch.float32, device)
-    result = centroids(x, labels, 20, backend=backend)
+    result = centroids(x, sort_by_label(labels, 20), backend=backend)
     assert (result.size.sum(-1) == 111).all()
     total = (result.mean * result.size.unsqueeze(-1)).sum(2) / 111
     torch.testing.assert_close(total, x.mean(2), atol=FLOOR, rtol=0)
@@ -90,21 +92,19 @@ def test_means_weighted_by_size_are_the_mean_of_all(backend, device):
 def test_a_small_variance_far_from_zero(backend, device):
     """E[x^2] - E[x]^2 would lose it."""
     x, labels = inputs(1, 1, 111, 3, 64, torch.float32, device)
-    result = centroids(1000 + 0.1 * x, labels, 3, variance=True, backend=backend)
+    result = centroids(1000 + 0.1 * x, sort_by_label(labels, 3), variance=True, backend=backend)
     torch.testing.assert_close(result.variance.double(), exact(1000 + 0.1 * x, labels, 3)[2], rtol=1e-2, atol=1e-6)
 
 
 def test_two_runs_are_equal(backend, device):
     x, labels = inputs(2, 1, 111, 7, 64, torch.float32, device)
-    first, second = (centroids(x, labels, 7, variance=True, backend=backend) for _ in range(2))
+    first, second = (centroids(x, sort_by_label(labels, 7), variance=True, backend=backend) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_rejects_bad_shapes(backend):
     x, labels = torch.zeros(1, 2, 63, 64), torch.zeros(1, 2, 63, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"must be \[B, H, N, D\]"):
-        centroids(x, labels[..., 1:], 5, backend=backend)
-    with pytest.raises(ValueError, match="n_clusters=0"):
-        centroids(x, labels, 0, backend=backend)
+        centroids(x, sort_by_label(labels[..., 1:], 5), backend=backend)
     with pytest.raises(ValueError, match="previous"):
-        centroids(x, labels, 5, previous=torch.zeros(1, 2, 6, 64), backend=backend)
+        centroids(x, sort_by_label(labels, 5), previous=torch.zeros(1, 2, 6, 64), backend=backend)

@@ -96,12 +96,20 @@ def test_any_lengths(lengths, seed, backend, device):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=50))
 def test_sort_by_label(labels, device):
-    order, offsets = sort_by_label(torch.tensor(labels, dtype=torch.int32, device=device).view(1, 1, -1), 7)
+    given = torch.tensor(labels, dtype=torch.int32, device=device).view(1, 1, -1)
+    groups = sort_by_label(given, 7)
+    assert groups.labels is given and groups.size[0, 0].tolist() == [labels.count(label) for label in range(7)]
+    _, order, offsets = groups
     assert order.dtype == offsets.dtype == torch.int32
     order, offsets = order[0, 0].tolist(), offsets[0, 0].tolist()
     for label in range(7):
         members = order[offsets[label] : offsets[label + 1]]
         assert members == [token for token, its in enumerate(labels) if its == label]
+
+
+def test_rejects_no_clusters():
+    with pytest.raises(ValueError, match="n_clusters=0"):
+        sort_by_label(torch.zeros(1, 1, 5, dtype=torch.int32), 0)
 
 
 def test_rejects_bad_shapes(backend):

@@ -27,10 +27,10 @@ def make_plan(q, k, v, config, layout, block_m=16):
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
     """[N, N] bool, tile by tile, from labels alone: means, sizes, mixture of the rows' distributions, top-p."""
     q, k = q[batch, head, layout.video], k[batch, head, layout.video]
-    q_labels, k_labels = clusters.q_labels[batch, head].long(), clusters.k_labels[batch, head].long()
-    n_k = clusters.k_mean.shape[2]
+    q_labels, k_labels = clusters.queries.labels[batch, head].long(), clusters.keys.labels[batch, head].long()
+    n_k = clusters.keys.size.shape[2]
     used = [c for c in range(n_k) if (k_labels == c).any()]
-    score = torch.full((clusters.q_mean.shape[2], n_k), -math.inf)
+    score = torch.full((clusters.queries.size.shape[2], n_k), -math.inf)
     for a in q_labels.unique().tolist():
         for c in used:
             logit = q[q_labels == a].mean(0) @ k[k_labels == c].mean(0) * q.shape[-1] ** -0.5
@@ -78,7 +78,7 @@ def test_cluster_cut_never_mixes_clusters():
     made, clusters = make_plan(q, k, v, SVG2Config(q_clusters=11, k_clusters=20, **PAPER), layout)
     for rows in made.query_index[0]:
         rows = rows[rows >= 0].long()
-        assert clusters.q_labels[0, 0, rows].unique().numel() <= 1
+        assert clusters.queries.labels[0, 0, rows].unique().numel() <= 1
 
 
 @given(
@@ -162,9 +162,9 @@ def test_recluster_every_keeps_labels_and_refreshes_centroids():
         q, k, _ = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
         calls.append(update_clusters(q, k, config, layout, state, 0, final=True, backend="torch"))
         assert (state.get(0).k_labels is None) == (step == 2)  # nothing that the next call does not read
-    labels = [call.k_labels for call in calls]
+    labels = [call.keys.labels for call in calls]
     assert torch.equal(labels[0], labels[1]) and torch.equal(labels[0], labels[2])
-    assert not torch.equal(calls[0].k_mean, calls[1].k_mean)
+    assert not torch.equal(calls[0].key_centroids.mean, calls[1].key_centroids.mean)
     assert not torch.equal(labels[0], labels[3])
 
 
