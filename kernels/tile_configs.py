@@ -68,9 +68,9 @@ def table() -> dict:
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """ "9.0" for an H100, "gfx942" for an MI300X, "default" where there is no GPU."""
+    """'9.0' for an H100, 'gfx942' for an MI300X, else the device's type, such as 'cpu'."""
     if device.type != "cuda":
-        return "default"
+        return device.type
     if torch.version.hip:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "{}.{}".format(*torch.cuda.get_device_capability(device))
