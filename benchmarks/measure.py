@@ -124,7 +124,7 @@ def environment(device: str) -> dict:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         facts["device"] = torch.cuda.get_device_name()
         facts["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip() or None
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
         **facts,
         "torch": torch.__version__,

@@ -63,7 +63,7 @@ def plan(
     patterns_key = ("svg", config, layout, block_m, q.device)
     patterns = state.get(patterns_key)
     if patterns is None:
-        patterns = build_patterns(config, layout, block_m, q.device)
+        patterns = build_patterns(config, layout, block_m, q.device, backend)
         state.put(patterns_key, patterns)
     sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
     error = (sampled[:, :, 1:] - sampled[:, :, :1]).square().mean((-2, -1))
@@ -71,7 +71,9 @@ def plan(
     yield slice(None), Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
 
 
-def build_patterns(config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device) -> Patterns:
+def build_patterns(
+    config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, backend: str = "torch"
+) -> Patterns:
     """Both patterns' tiles, key lists and profiling masks for one layout."""
     text = text_index(layout, device)
     video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
@@ -95,7 +97,7 @@ def build_patterns(config: SVGConfig, layout: VideoLayout, block_m: int, device:
         masks.append((rank < band.prefix) | ((rank >= begin[tile, None]) & (rank < end[tile, None])))
 
     start, length = torch.stack(starts), torch.stack(lengths)
-    key_index, key_count = pack_lists(torch.stack(key_orders), start, length)
+    key_index, key_count = pack_lists(torch.stack(key_orders), start, length, backend=backend)
     return Patterns(torch.stack(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks))
 
 
