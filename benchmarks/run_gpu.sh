@@ -13,7 +13,7 @@ step() { # seconds, log name, command: a step that fails or runs out of time doe
     timeout "$seconds" "$@" > "$out/$name.log" 2>&1
     echo "   exit $?, $(tail -n 1 "$out/$name.log")"
 }
-step 150 correctness "$python" -m pytest tests/kernels tests/svg_core/test_attention.py -q
+step 150 correctness "$python" -m pytest tests/kernels tests/svg_core/test_attention.py tests/svg_core/test_gpu.py -q
 step 120 tune "$python" benchmarks/tune.py --limit 40
 cp kernels/tile_configs.json "$out/"
 step 130 attention "$python" benchmarks/attention.py --shapes wan14b_720p cogvideox15 --repeats 5 --json "$out/gpu.jsonl"

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
+import os
 
 import torch
 
+FLOAT32_PRECISIONS = ("tf32", "tf32x3", "ieee")
+
 
 def float32_precision() -> str:
-    """How float32 products are computed: TF32 on NVIDIA (10 bits of mantissa, as float16), exactly on AMD.
+    """How float32 products are computed: exactly on AMD; on NVIDIA by TF32 (10 bits of mantissa, as float16).
 
-    Three TF32 products, which would be nearly exact, spill at head_dim 128 on every NVIDIA GPU and tile shape tried.
+    SPARSE_VIDEOGEN_FLOAT32 in the environment asks for another of `FLOAT32_PRECISIONS`. The nearly exact ones spill at
+    head_dim 128 on every NVIDIA GPU and tile shape tried, so they are slow, and not the default.
     """
-    return "ieee" if torch.version.hip else "tf32"
+    if torch.version.hip:
+        return "ieee"
+    asked = os.environ.get("SPARSE_VIDEOGEN_FLOAT32", "tf32")
+    if asked not in FLOAT32_PRECISIONS:
+        raise ValueError(f"SPARSE_VIDEOGEN_FLOAT32={asked!r}: must be one of {', '.join(FLOAT32_PRECISIONS)}")
+    return asked
 
 
 @functools.cache

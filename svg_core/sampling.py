@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GOLDEN_RATIO = 0.6180339887498949
+GOLDEN_RATIO_16 = 40503  # in 1/65536
 
 
 def stratified(samples: int, n: int, device: torch.device | str = "cpu") -> Tensor:
@@ -21,8 +21,9 @@ def stratified(samples: int, n: int, device: torch.device | str = "cpu") -> Tens
     Returns:
         [samples] int64.
     """
-    i = torch.arange(samples, dtype=torch.float64)
-    begin = (i * n / samples).floor()
-    room = ((i + 1) * n / samples).floor() - begin
-    offset = (i * GOLDEN_RATIO + 0.5) % 1
-    return (begin + (offset * room).floor()).long().to(device)
+    # Whole numbers, made where they are needed: a copy to a GPU would wait for it, and not all have float64.
+    i = torch.arange(samples, device=device)
+    begin = i * n // samples
+    room = (i + 1) * n // samples - begin
+    offset = (i * GOLDEN_RATIO_16 + 32768) % 65536
+    return begin + (offset * room) // 65536

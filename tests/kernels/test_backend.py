@@ -63,3 +63,15 @@ def test_out_of_memory_is_the_callers(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
     assert failures() == {}
+
+
+def test_float32_precision_is_validated(monkeypatch):
+    from sparse_videogen.kernels import compat
+
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert compat.float32_precision() == "tf32"
+    monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", "ieee")
+    assert compat.float32_precision() == "ieee"
+    monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", "exact")
+    with pytest.raises(ValueError, match="SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"):
+        compat.float32_precision()
