@@ -33,6 +33,11 @@ def main() -> None:
         print("One layer's attention of a synthetic scene, {} x {} x {} tokens".format(*core_demo.GRID))
         rows = list(core_demo.run(show_progress))
     print_table(rows)
+    if hosts:
+        print(
+            "Random weights attend nearly everywhere, so SVG2 rightly keeps most keys. The render is too short to gain time: "
+            "read the densities and errors here, and times in benchmarks/."
+        )
     picture = OUT / "patterns.png"
     pattern_picture.draw(picture)
     print(f"\nWhat each head reads: {picture}")
