@@ -109,7 +109,7 @@ class Forward:
         return self.schedule_reason or self.run.failure or self._backend_reason(call)
 
     def _backend_reason(self, call: Call) -> str | None:
-        """On a GPU torch alone is slower than the host's dense attention, so without Triton sparsity only costs."""
+        """Torch alone launches thousands of small products a layer: no gain is to be expected on a GPU without Triton."""
         device, backend = call.q.device, self.run.settings.backend
         if device.type == "cuda" and backend == "auto" and choose_backend(backend, device) == "torch":
             return "backend: Triton is not installed; run 'pip install triton' (Windows: 'pip install triton-windows')"
