@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from measure import Rows, inputs, interleaved, layout_of, parse_arguments
+from measure import Rows, each_shape, interleaved, layout_of, parse_arguments, plan_options
 from providers import dense_providers, masked_providers
 from shapes import SHAPES, Shape
 from sparse_videogen.kernels import choose_backend
-from sparse_videogen.kernels.gather_attention import Plan, computed_blocks, gather_attention, tile_rows
+from sparse_videogen.kernels.gather_attention import Plan, computed_blocks, gather_attention
 from sparse_videogen.kernels.gather_attention.reference import gather_attention as reference
 from sparse_videogen.kernels.sample_rows import sample_rows
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, svg, svg2
@@ -34,9 +34,8 @@ COLUMNS = (
 
 def plans(shape: Shape, q, k, v, density: float) -> dict[str, list]:
     """Plans of about this density, by name: SVG's, SVG2's, and SVG2's with its tail; [(heads, plan), ...]."""
-    layout, head_dim = layout_of(shape), shape.head_dim
-    backend = choose_backend("auto", q.device)
-    options = {"sm_scale": head_dim**-0.5, "block_m": tile_rows(head_dim, q.device, q.dtype), "backend": backend}
+    layout = layout_of(shape)
+    options = plan_options(q)
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
     made = {"svg": list(svg.plan(q, k, v, SVGConfig(sparsity=1 - density), layout, SparseState(), 0, **options))}
     for name, tail in (("svg2", "off"), ("svg2+tail", "second_order")):
@@ -120,9 +119,7 @@ def main() -> None:
     """A row a shape, provider and density."""
     arguments = parse_arguments(__doc__)
     table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        q, k, v = inputs(shape, arguments.device, arguments.dtype)
+    for name, shape, q, k, v in each_shape(arguments):
         common = {"op": "attention", "shape": name, "tokens": shape.tokens}
         dense, missing = dense_providers(q, k, v)
         for provider, reason in missing.items():

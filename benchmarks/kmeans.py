@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 from functools import partial
 
-from measure import Rows, inputs, interleaved, parse_arguments
-from shapes import SHAPES
+from measure import Rows, each_shape, interleaved, parse_arguments
 from sparse_videogen.kernels import choose_backend
 from sparse_videogen.svg_core.kmeans import initial_centroids, kmeans
 
@@ -33,9 +32,7 @@ def main() -> None:
     """A row a shape, side and provider."""
     arguments = parse_arguments(__doc__)
     table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        q, k, _ = inputs(shape, arguments.device, arguments.dtype)
+    for name, shape, q, k, _ in each_shape(arguments):
         for x, clusters in ((q, shape.q_clusters), (k, shape.k_clusters)):
             functions, missing = providers(x, initial_centroids(x, clusters))
             common = {"op": "kmeans", "shape": name, "tokens": shape.tokens, "clusters": clusters}

@@ -22,6 +22,8 @@ load_pack()
 
 from scene import video_qkv  # noqa: E402
 from shapes import CPU_SHAPES, DENSITIES, GPU_SHAPES, SHAPES, Shape  # noqa: E402
+from sparse_videogen.kernels import choose_backend  # noqa: E402
+from sparse_videogen.kernels.gather_attention import tile_rows  # noqa: E402
 from sparse_videogen.svg_core import VideoLayout  # noqa: E402
 
 
@@ -62,6 +64,18 @@ def inputs(shape: Shape, device: str, dtype: torch.dtype):
     repeat = -(-shape.heads // q.shape[1])
     made = (x.to(device).repeat(1, repeat, 1, 1)[:, : shape.heads] for x in (q, k, v))
     return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in made)
+
+
+def each_shape(arguments: argparse.Namespace):
+    """Yields name, shape, q, k, v of each shape asked for."""
+    for name in arguments.shapes:
+        yield name, SHAPES[name], *inputs(SHAPES[name], arguments.device, arguments.dtype)
+
+
+def plan_options(q) -> dict:
+    """What planners take beside their inputs, as `sparse_attention` would choose it for q [B, H, N, D]."""
+    block_m = tile_rows(q.shape[3], q.device, q.dtype)
+    return {"sm_scale": q.shape[3] ** -0.5, "block_m": block_m, "backend": choose_backend("auto", q.device)}
 
 
 def interleaved(providers: dict[str, Callable], device: str, repeats: int) -> dict[str, dict]:

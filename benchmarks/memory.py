@@ -6,10 +6,8 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 
 import torch
-from measure import Rows, inputs, interleaved, layout_of, parse_arguments
-from shapes import SHAPES
+from measure import Rows, each_shape, interleaved, layout_of, parse_arguments, plan_options
 from sparse_videogen.kernels import choose_backend
-from sparse_videogen.kernels.gather_attention import tile_rows
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, sparse_attention, svg, svg2
 
 COLUMNS = ("shape", "provider", "density", "state_bytes", "plan_bytes", "peak_bytes", "ms")
@@ -34,15 +32,9 @@ def main() -> None:
     """A row a shape and method, of a call in the middle of a run."""
     arguments = parse_arguments(__doc__)
     table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        q, k, v = inputs(shape, arguments.device, arguments.dtype)
+    for name, shape, q, k, v in each_shape(arguments):
         layout, backend = layout_of(shape), choose_backend("auto", q.device)
-        options = {
-            "sm_scale": shape.head_dim**-0.5,
-            "block_m": tile_rows(shape.head_dim, q.device, q.dtype),
-            "backend": backend,
-        }
+        options = plan_options(q)
         clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
         for provider, planner, config in (("svg", svg.plan, SVGConfig()), ("svg2", svg2.plan, SVG2Config(**clusters))):
             state = SparseState()

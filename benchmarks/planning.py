@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from measure import Rows, inputs, interleaved, layout_of, parse_arguments
+from measure import Rows, each_shape, interleaved, layout_of, parse_arguments, plan_options
 from providers import dense_providers
-from shapes import SHAPES
 from sparse_videogen.kernels import choose_backend
-from sparse_videogen.kernels.gather_attention import tile_rows
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, svg, svg2
 
 COLUMNS = ("shape", "provider", "part", "ms", "ms_p20", "ms_p80", "share_of_dense", "peak_bytes")
@@ -17,7 +15,7 @@ COLUMNS = ("shape", "provider", "part", "ms", "ms_p20", "ms_p80", "share_of_dens
 def parts(shape, q, k, v) -> dict[tuple[str, str], partial]:
     """What a call in the middle of a run does before its attention, by provider and part."""
     backend = choose_backend("auto", q.device)
-    options = {"sm_scale": shape.head_dim**-0.5, "block_m": tile_rows(shape.head_dim, q.device, q.dtype), "backend": backend}
+    options = plan_options(q)
     layout, state = layout_of(shape), SparseState()
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
     config, rare = SVG2Config(**clusters), SVG2Config(**clusters, recluster_every=1_000_000)
@@ -38,9 +36,7 @@ def main() -> None:
     """A row a shape and part."""
     arguments = parse_arguments(__doc__)
     table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        q, k, v = inputs(shape, arguments.device, arguments.dtype)
+    for name, shape, q, k, v in each_shape(arguments):
         dense, _ = dense_providers(q, k, v)
         timed = interleaved({**dense, **parts(shape, q, k, v)}, arguments.device, arguments.repeats)
         dense_ms = min(timed[provider]["ms"] for provider in dense)

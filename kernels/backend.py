@@ -15,6 +15,7 @@ log = logging.getLogger("sparse_videogen")
 
 BACKENDS = ("auto", "triton", "torch")
 _failures: dict[str, str] = {}
+_without_kernel: set[str] = set()
 
 
 def choose_backend(backend: str, device: torch.device) -> str:
@@ -51,8 +52,10 @@ def run(package: str, op: str, backend: str, *args):
                 return getattr(kernel, f"launch_{op}")(*args)
         except torch.OutOfMemoryError:
             raise
-        except NoTileConfig:  # for this dtype and head_dim alone, and known beforehand
-            pass
+        except NoTileConfig as missing:  # for this dtype and head_dim alone: the op's other kernels still run
+            if str(missing) not in _without_kernel:
+                _without_kernel.add(str(missing))
+                log.warning("[sparse_videogen] %s; torch does its work there", missing)
         except Exception as error:  # whatever a driver or compiler on a user's machine may raise
             _failures[op] = f"{type(error).__name__}: {error}"
             log.warning("[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on", op, exc_info=error)

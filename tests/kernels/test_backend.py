@@ -52,6 +52,28 @@ def test_a_failing_kernel_is_said_once_and_torch_takes_over(monkeypatch, caplog)
     assert "Triton kernel of assign failed" in record.message and record.exc_info
 
 
+def test_a_missing_kernel_is_said_once_and_the_others_still_run(monkeypatch, caplog):
+    pytest.importorskip("triton")
+    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+    launch = kernel.launch_assign
+
+    def no_float32(x, centroids):
+        if x.dtype == torch.float32:
+            raise backends.NoTileConfig("assign has no Triton kernel for float32")
+        return launch(x, centroids)
+
+    monkeypatch.setattr(backends, "_without_kernel", set())
+    monkeypatch.setattr(kernel, "launch_assign", no_float32)
+    rng = torch.Generator().manual_seed(0)
+    x, centroids = torch.randn(1, 1, 50, 64, generator=rng), torch.randn(1, 1, 5, 64, generator=rng)
+    for _ in range(2):
+        assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
+    assert [record.message for record in caplog.records] == [
+        "[sparse_videogen] assign has no Triton kernel for float32; torch does its work there"
+    ]
+    assert assign(x.half(), centroids.half(), backend="triton").shape == (1, 1, 50) and failures() == {}
+
+
 def test_out_of_memory_is_the_callers(monkeypatch):
     pytest.importorskip("triton")
     kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
