@@ -50,7 +50,7 @@ def run(package: str, op: str, backend: str, *args):
             kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
             with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, whatever the tensors' is
                 return getattr(kernel, f"launch_{op}")(*args)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except NoTileConfig as missing:  # for this dtype and head_dim alone: the op's other kernels still run
             if str(missing) not in _without_kernel:

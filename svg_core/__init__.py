@@ -1,6 +1,6 @@
 """Sparse VideoGen: training-free sparse attention for video diffusion transformers. Torch only, host-agnostic."""
 
-from .attention import AttentionStats, sparse_attention, warm_up
+from .attention import AttentionStats, plans, sparse_attention, warm_up
 from .config import SVG2Config, SVGConfig
 from .layout import VideoLayout
 from .state import SparseState
@@ -11,6 +11,7 @@ __all__ = [
     "SVGConfig",
     "SparseState",
     "VideoLayout",
+    "plans",
     "sparse_attention",
     "warm_up",
 ]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import wraps
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import choose_backend
-from ..kernels.gather_attention import computed_blocks, gather_attention, tile_rows
+from ..kernels.gather_attention import Plan, computed_blocks, gather_attention, tile_rows
 from ..kernels.sample_rows import sample_rows
 from . import svg, svg2
 from .config import SVG2Config, SVGConfig
 from .layout import VideoLayout
 from .sampling import stratified
 from .state import SparseState
+from .tiles import read_mask, text_plan
 
 PLANNERS = {SVGConfig: svg.plan, SVG2Config: svg2.plan}
 ERROR_ROWS = 64
+WORKSPACE_BYTES = 384 << 20
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,35 @@ class AttentionStats:
         density: [B, H], computed (query, key) pairs / all pairs.
         computed: [B, H], density plus padding that was computed.
         pattern: [B, H] int32, 0 spatial and 1 temporal, or None (SVG2).
-        error: [B, H], |out - exact| / |exact| over `ERROR_ROWS` rows spread over the video, or None (not asked for).
+        kept: [B, H], share of the key clusters that a tile reads, mean over its tiles, or None (SVG).
+        finite: [B, H] bool, False where one of `ERROR_ROWS` rows spread over the video holds NaN or infinity.
+        error: [B, H], |out - exact| / |exact| over the same rows, or None (not asked for); 0 where `dense`.
+        dense: [B, H] bool, the sparse error was above `max_error`, so all pairs were computed after all. There
+            `density` is 1 and `computed` holds both.
     """
 
     density: Tensor
     computed: Tensor
     pattern: Tensor | None
+    kept: Tensor | None
+    finite: Tensor
     error: Tensor | None
+    dense: Tensor
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """For a function of q, k, ...: autocast would round centroids and sums that are float32 for a reason."""
+
+    @wraps(function)
+    def plain(q, *args, **kwargs):
+        device = q.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return function(q, *args, **kwargs)
+
+    return plain
+
+
+@_without_autocast
 def sparse_attention(
     q: Tensor,
     k: Tensor,
@@ -50,6 +75,8 @@ def sparse_attention(
     backend: str = "auto",
     sm_scale: float | None = None,
     measure_error: bool = False,
+    max_error: float = 0.0,
+    workspace_bytes: int = WORKSPACE_BYTES,
 ) -> tuple[Tensor, AttentionStats]:
     """Self-attention of a video's tokens, computed where it matters.
 
@@ -62,6 +89,8 @@ def sparse_attention(
         backend: "auto", "triton" or "torch".
         sm_scale: softmax scale; None is D^-0.5.
         measure_error: also compute some rows exactly and compare (under 0.1 % of full attention).
+        max_error: heads whose measured error is above are computed in full; 0 lets all pass. Waits for the device.
+        workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
 
     Returns:
         out [B, H, N, D] of q's dtype and memory order, and what was done.
@@ -72,27 +101,60 @@ def sparse_attention(
     """
     _check(q, k, v, layout)
     backend = choose_backend(backend, q.device)
-    block_m = tile_rows(q.shape[-1], q.device, q.dtype)
     sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
     state = SparseState() if state is None else state
-    planner = PLANNERS[type(config)]
+    options = {"sm_scale": sm_scale, "backend": backend, "workspace_bytes": workspace_bytes}
 
     out = torch.empty_like(q)
-    density, computed, pattern = [], [], []
-    for heads, plan in planner(q, k, v, config, layout, state, key, sm_scale=sm_scale, block_m=block_m, backend=backend):
+    pairs, computed, kept = (torch.zeros(q.shape[:2], device=q.device) for _ in range(3))
+    pattern = torch.zeros(q.shape[:2], dtype=torch.int32, device=q.device)
+    for heads, plan in plans(q, k, v, config, layout, state, key, **options):
         gather_attention(q[:, heads], k[:, heads], v[:, heads], plan, sm_scale=sm_scale, out=out[:, heads], backend=backend)
-        density.append(plan.work(layout.tokens))
-        computed.append(plan.work(layout.tokens, *computed_blocks(q, backend)))
-        pattern.append(plan.set_of_head)
+        pairs[:, heads] += plan.pairs()
+        computed[:, heads] += plan.pairs(*computed_blocks(q, backend))
+        pattern[:, heads] = plan.set_of_head
+        if plan.kept is not None:
+            kept[:, heads] = plan.kept
+        del plan  # its lists make room for the next heads'
 
-    return out, AttentionStats(
-        density=torch.cat(density, 1),
-        computed=torch.cat(computed, 1),
-        pattern=torch.cat(pattern, 1) if isinstance(config, SVGConfig) else None,
-        error=_relative_error(out, q, k, v, layout, sm_scale, backend) if measure_error else None,
+    stats = AttentionStats(
+        density=pairs / layout.tokens**2,
+        computed=computed / layout.tokens**2,
+        pattern=pattern if isinstance(config, SVGConfig) else None,
+        kept=kept if isinstance(config, SVG2Config) else None,
+        finite=_finite(out, layout),
+        error=_relative_error(out, q, k, v, layout, sm_scale, backend) if measure_error or max_error else None,
+        dense=torch.zeros_like(pairs, dtype=torch.bool),
     )
+    return out, _limit_error(max_error, out, q, k, v, stats, layout, sm_scale) if max_error else stats
 
 
+def plans(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    config: SVGConfig | SVG2Config,
+    layout: VideoLayout,
+    state: SparseState,
+    key: Hashable,
+    *,
+    sm_scale: float,
+    backend: str,
+    workspace_bytes: int = WORKSPACE_BYTES,
+) -> Iterator[tuple[slice, Plan]]:
+    """Yields (heads, plan) until every query row of every head stood in a plan: the text's, then the method's.
+
+    Args:
+        as in `sparse_attention`, with the backend chosen.
+    """
+    block_m = tile_rows(q.shape[-1], q.device, q.dtype)
+    if layout.text_tokens:
+        yield slice(None), text_plan(layout, q.shape[:2], block_m, q.device)
+    options = {"sm_scale": sm_scale, "block_m": block_m, "backend": backend, "workspace_bytes": workspace_bytes}
+    yield from PLANNERS[type(config)](q, k, v, config, layout, state, key, **options)
+
+
+@_without_autocast
 def warm_up(
     q: Tensor,
     k: Tensor,
@@ -110,13 +172,44 @@ def warm_up(
     """
     if isinstance(config, SVG2Config):
         backend = choose_backend(backend, q.device)
-        svg2.update_clusters(q, k, config, layout, state, key, final=False, backend=backend)
+        _, memory = svg2.update_clusters(q, k, config, layout, state.get(key), final=False, backend=backend)
+        state.put(key, memory, movable=True)
+
+
+def _sampled_rows(layout: VideoLayout, device: torch.device) -> Tensor:
+    """Rows of the video to look at, [S] int64."""
+    return stratified(min(ERROR_ROWS, layout.video_tokens), layout.video_tokens, device) + layout.text_before
 
 
 def _relative_error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, sm_scale: float, backend: str) -> Tensor:
-    rows = stratified(min(ERROR_ROWS, layout.video_tokens), layout.video_tokens, q.device) + layout.text_before
-    exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, backend=backend)[:, :, 0]
+    rows = _sampled_rows(layout, q.device)
+    masks = read_mask(layout, q.device).expand(1, len(rows), -1) if layout.masked else None
+    exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
     return (out.index_select(2, rows).float() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
+
+
+def _finite(out: Tensor, layout: VideoLayout) -> Tensor:
+    return out.index_select(2, _sampled_rows(layout, out.device)).isfinite().all(-1).all(-1)
+
+
+def _limit_error(
+    limit: float, out: Tensor, q: Tensor, k: Tensor, v: Tensor, stats: AttentionStats, layout: VideoLayout, sm_scale: float
+) -> AttentionStats:
+    """Writes full attention to out for heads whose error is above the limit, one by one: copies stay small; new stats."""
+    dense = stats.error > limit
+    keys = read_mask(layout, q.device).nonzero().flatten() if layout.masked else None
+    for b, h in dense.nonzero().tolist():
+        here = (slice(b, b + 1), slice(h, h + 1))
+        read_k, read_v = (x[here] if keys is None else x[here].index_select(2, keys) for x in (k, v))
+        out[here] = F.scaled_dot_product_attention(q[here], read_k, read_v, scale=sm_scale)
+    return replace(
+        stats,
+        density=stats.density.masked_fill(dense, 1),
+        computed=stats.computed + dense,
+        finite=_finite(out, layout),
+        error=stats.error.masked_fill(dense, 0),
+        dense=dense,
+    )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:

@@ -4,28 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from .pinned import PinnedMemory, tensor_bytes
+
 
 class SparseState:
     """Values by key, from the first call of a run to its end.
 
     Planners keep their centroids here under the caller's key, which must tell apart whatever must not share
     them: layer, conditioning, context window, device. Not for several runs: call `clear` or drop it.
+
+    Calls come in the same order in every step, so the value used longest ago is the next one wanted, and moving
+    that one out would move every one. Instead what found room stays, and what did not lives in host memory and
+    is brought one call ahead.
+
+    Args:
+        budget_bytes: GPU memory for values put with `movable`; those beyond it live in host memory. None: no limit.
+        host: where these go; None is pinned memory.
     """
 
-    def __init__(self):
+    def __init__(self, budget_bytes: int | None = None, host: PinnedMemory | None = None):
+        self.budget_bytes = budget_bytes
+        self._host = PinnedMemory() if host is None else host
         self._values: dict[Hashable, object] = {}
+        self._bytes: dict[Hashable, int] = {}  # of the movable values that stay on their device
+        self._following: dict[Hashable, Hashable] = {}
+        self._last: Hashable = None
 
     def get(self, key: Hashable):
-        """The value under `key`, or None."""
-        return self._values.get(key)
+        """The value under `key`, on the device that it was put from, or None."""
+        value = self._values[key] if key in self._values else self._host.get(key)
+        self._following[self._last], self._last = key, key
+        self._host.prefetch(self._following.get(key))
+        return value
 
-    def put(self, key: Hashable, value) -> None:
-        """Replaces the value under `key`."""
+    def put(self, key: Hashable, value, *, movable: bool = False) -> None:
+        """Replaces the value under `key`; `movable`: a dataclass of tensors, each key of which is read once a step."""
+        self._values.pop(key, None)
+        self._bytes.pop(key, None)
+        self._host.pop(key)
+        if movable and self._host.serves(value):
+            size = tensor_bytes(value)
+            if self.budget_bytes is not None and sum(self._bytes.values()) + size > self.budget_bytes:
+                self._host.put(key, value)
+                return
+            self._bytes[key] = size
         self._values[key] = value
 
     def clear(self) -> None:
         """Frees everything."""
         self._values.clear()
+        self._bytes.clear()
+        self._following.clear()
+        self._last = None
+        self._host.clear()
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._values) + len(self._host)

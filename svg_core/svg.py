@@ -20,7 +20,7 @@ from .config import SVGConfig
 from .layout import VideoLayout
 from .sampling import stratified
 from .state import SparseState
-from .tiles import cut, text_index
+from .tiles import cut, read_mask, text_keys
 
 SPATIAL, TEMPORAL = 0, 1
 
@@ -33,7 +33,7 @@ class Patterns:
         query_index: [P, T, M] int32, query_index of the plan.
         key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
         rows: [S] int64, query rows that profile a head.
-        masks: [P, S, N] bool, which keys these rows read.
+        masks: [P, S, N] bool, which keys these rows read; first all that are not masked, if some are.
     """
 
     query_index: Tensor
@@ -55,10 +55,12 @@ def plan(
     sm_scale: float,
     block_m: int,
     backend: str,
+    workspace_bytes: int,
 ) -> Iterator[tuple[slice, Plan]]:
-    """Yields (heads, plan): once, for all heads, since they share the lists of two patterns.
+    """Yields (heads, plan) of the video's queries: once, for all heads, since they share the lists of two patterns.
 
     The plan's `set_of_head` is the pattern of each head: the one of lower squared error on the sampled rows.
+    There is nothing to split, so `workspace_bytes` bounds nothing.
     """
     patterns_key = ("svg", config, layout, block_m, q.device)
     patterns = state.get(patterns_key)
@@ -66,7 +68,8 @@ def plan(
         patterns = build_patterns(config, layout, block_m, q.device, backend)
         state.put(patterns_key, patterns)
     sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
-    error = (sampled[:, :, 1:] - sampled[:, :, :1]).square().mean((-2, -1))
+    exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
+    error = (patterned - exact).square().mean((-2, -1))
     pattern = error.argmin(-1).int()
     yield slice(None), Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
 
@@ -75,30 +78,41 @@ def build_patterns(
     config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, backend: str = "torch"
 ) -> Patterns:
     """Both patterns' tiles, key lists and profiling masks for one layout."""
-    text = text_index(layout, device)
+    text = text_keys(layout, device)
     video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
     place_major = video.view(layout.frames, -1).T.flatten()
     rows = stratified(min(config.sampled_rows, layout.video_tokens), layout.video_tokens, device)
 
-    query_index, starts, lengths, key_orders, masks = [], [], [], [], []
+    query_index, starts, lengths, key_orders = [], [], [], []
+    masks = [read_mask(layout, device).expand(len(rows), -1)] if layout.masked else []
+    capacity = 0
     for order, frame_stride in ((video, 1), (place_major, layout.frames)):
         band = Band(config, layout, block_m, frame_stride)
-        first = order < layout.frame_tokens if config.first_frame else torch.zeros_like(order, dtype=torch.bool)
-        key_order = torch.cat([text, order[first] + layout.text_before, order[~first] + layout.text_before])
-        begin, end = (torch.tensor(x, dtype=torch.int32, device=device) for x in band.tile_ranges())
+        key_order = torch.cat([text, _first_frame_first(order, config, layout) + layout.text_before])
+        ranges = band.tile_ranges()
+        capacity = max(capacity, *(band.prefix + end - begin for begin, end in zip(*ranges, strict=True)))
+        begin, end = (torch.tensor(x, dtype=torch.int32, device=device) for x in ranges)
         start = torch.stack([torch.zeros_like(begin), begin], -1)
-        query_index.append(torch.cat([cut(order + layout.text_before, block_m), cut(text, block_m)]))
+        query_index.append(cut(order + layout.text_before, block_m))
         starts.append(start)
         lengths.append(torch.stack([torch.full_like(begin, band.prefix), end - begin], -1))
         key_orders.append(key_order)
 
         tile = (order.long().argsort()[rows] // block_m).long()
-        rank = key_order.long().argsort()
+        rank = torch.full((layout.tokens,), layout.tokens, device=device)  # masked keys: in no range
+        rank[key_order.long()] = torch.arange(len(key_order), device=device)
         masks.append((rank < band.prefix) | ((rank >= begin[tile, None]) & (rank < end[tile, None])))
 
     start, length = torch.stack(starts), torch.stack(lengths)
-    key_index, key_count = pack_lists(torch.stack(key_orders), start, length, backend=backend)
+    key_index, key_count = pack_lists(torch.stack(key_orders), start, length, capacity=capacity, backend=backend)
     return Patterns(torch.stack(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks))
+
+
+def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) -> Tensor:
+    """Video tokens in a pattern's order, those of the first frame taken to the front where it is protected."""
+    if not config.first_frame:
+        return order
+    return order[(order >= layout.frame_tokens).byte().argsort(stable=True)]
 
 
 class Band:
@@ -111,14 +125,12 @@ class Band:
     def __init__(self, config: SVGConfig, layout: VideoLayout, block_m: int, frame_stride: int):
         self.layout, self.block_m, self.frame_stride = layout, block_m, frame_stride
         self.first_frame = config.first_frame
-        self.prefix = layout.text_tokens + (layout.frame_tokens if config.first_frame else 0)
+        self.prefix = layout.text_keys + (layout.frame_tokens if config.first_frame else 0)
         self.half_width = self._widest(1 - config.sparsity)
 
     def tile_ranges(self) -> tuple[list[int], list[int]]:
-        """First and end key position of the range of each tile, text tiles (which read all) included."""
-        begin, end = self._ranges(self.half_width)
-        text_tiles = -(-self.layout.text_tokens // self.block_m)
-        return begin + [self.prefix] * text_tiles, end + [self.layout.tokens] * text_tiles
+        """First and end key position of the range of each tile."""
+        return self._ranges(self.half_width)
 
     def _ranges(self, half_width: int) -> tuple[list[int], list[int]]:
         n, begin, end = self.layout.video_tokens, [], []
@@ -137,7 +149,7 @@ class Band:
 
     def _density(self, half_width: int) -> float:
         n, total = self.layout.video_tokens, self.layout.tokens
-        pairs = self.layout.text_tokens * total
+        pairs = self.layout.text_tokens * (n + self.layout.text_keys)
         for row, begin, end in zip(range(0, n, self.block_m), *self._ranges(half_width), strict=True):
             pairs += min(self.block_m, n - row) * (self.prefix + end - begin)
         return pairs / total**2

@@ -23,10 +23,7 @@ from .config import SVG2Config
 from .kmeans import initial_centroids, kmeans
 from .layout import VideoLayout
 from .state import SparseState
-from .tiles import cut, text_index
-
-# Key lists that exist at a time, at full length on a GPU, where their real length is not known without waiting.
-LIST_BYTES = 512 << 20
+from .tiles import cut, text_keys
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,23 @@ def plan(
     sm_scale: float,
     block_m: int,
     backend: str,
+    workspace_bytes: int,
 ) -> Iterator[tuple[slice, Plan]]:
-    """Yields (heads, plan), as many heads at a time as `LIST_BYTES` of key lists allow."""
-    clusters = update_clusters(q, k, config, layout, state, key, final=True, backend=backend)
-    tiles = layout.tokens // block_m + (clusters.queries.size.shape[2] if config.tile_cut == "cluster" else 2)
-    step = max(1, LIST_BYTES // (4 * q.shape[0] * tiles * layout.tokens))
+    """Yields (heads, plan) of the video's queries, as many heads at a time as `workspace_bytes` of key lists allow."""
+    clusters, memory = update_clusters(q, k, config, layout, state.get(key), final=True, backend=backend)
+    step = max(1, workspace_bytes // list_bytes(config, layout, q.shape[0], block_m))
     for head in range(0, q.shape[1], step):
         heads = slice(head, head + step)
         yield heads, plan_heads(v[:, heads], clusters.of(heads), config, layout, sm_scale, block_m, backend)
+    state.put(key, memory, movable=True)  # last: a call that runs out of memory on the way can be made again
+
+
+def list_bytes(config: SVG2Config, layout: VideoLayout, batch: int, block_m: int) -> int:
+    """Bytes of one head's key lists: at full length, since on a GPU the real one is not known without waiting."""
+    tiles = -(-layout.video_tokens // block_m)
+    if config.tile_cut == "cluster":
+        tiles += min(config.q_clusters, layout.video_tokens)
+    return 4 * batch * tiles * (layout.video_tokens + layout.text_keys)
 
 
 def update_clusters(
@@ -93,20 +99,19 @@ def update_clusters(
     k: Tensor,
     config: SVG2Config,
     layout: VideoLayout,
-    state: SparseState,
-    key: Hashable,
+    last: Memory | None,
     *,
     final: bool,
     backend: str,
-) -> Clusters:
-    """Clusters for this call, from the last ones where there are any, and back into the state.
+) -> tuple[Clusters, Memory]:
+    """Clusters for this call, from the last ones where there are any, and what to remember of them.
 
     Args:
         q, k: [B, H, N, D].
+        last: what the last call remembered; of no use for another length or device.
         final: the call that follows needs them: catch up on what is missing of `kmeans_init_iters`.
     """
     q, k = q[:, :, layout.video], k[:, :, layout.video]
-    last = state.get(key)
     if last is not None and (last.tokens != q.shape[2] or last.q_mean.device != q.device):
         last = None
     done, calls = (last.iterations, last.calls) if last is not None else (0, 0)
@@ -124,8 +129,7 @@ def update_clusters(
     keep = (calls + 1) % config.recluster_every != 0
     labels = (x.labels.short() if keep else None for x in (clusters.queries, clusters.keys))
     means = (x.mean.to(q.dtype) for x in (clusters.query_centroids, clusters.key_centroids))
-    state.put(key, Memory(*means, *labels, q.shape[2], done + iterations, calls + 1))
-    return clusters
+    return clusters, Memory(*means, *labels, q.shape[2], done + iterations, calls + 1)
 
 
 def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str) -> Clusters:
@@ -146,9 +150,9 @@ def plan_heads(
     query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
     scores = (clusters.query_centroids.mean @ mean.transpose(2, 3)) * sm_scale + size.float().log().unsqueeze(2)
     kept = select(scores.softmax(-1), row_labels, config.top_p, config.min_keep, backend=backend)
-    if layout.text_tokens:
-        kept[:, :, -cut(text_index(layout, v.device), block_m).shape[0] :] = True
-    key_index, key_count = key_lists(clusters.keys, kept, (query_index >= 0).any(-1), layout, backend)
+    has_rows = (query_index >= 0).any(-1)
+    key_index, key_count = key_lists(clusters.keys, kept, has_rows, layout, backend)
+    share = kept.float().mean(-1).sum(-1) / has_rows.sum(-1)
 
     tail = None
     if config.tail != "off":
@@ -156,7 +160,7 @@ def plan_heads(
         mean, variance, v_mean = (None if x is None else x.to(v.dtype) for x in (mean, variance, v_mean))
         tail = Tail(mean, variance, v_mean, size, kept.flatten(0, 1))
     sets = torch.arange(b * h, dtype=torch.int32, device=v.device).view(b, h)
-    return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail)
+    return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail, share)
 
 
 def key_lists(keys: Groups, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str) -> tuple[Tensor, Tensor]:
@@ -168,31 +172,29 @@ def key_lists(keys: Groups, kept: Tensor, has_rows: Tensor, layout: VideoLayout,
         has_rows: [B, H, T] bool; a tile without rows reads nothing.
     """
     device = kept.device
-    text = text_index(layout, device).expand(*kept.shape[:2], -1)
+    text = text_keys(layout, device).expand(*kept.shape[:2], -1)
     order = torch.cat([text, keys.order + layout.text_before], -1)
     # One segment of text, then one a cluster.
-    start = F.pad(keys.offsets[..., :-1] + layout.text_tokens, (1, 0), value=0)
-    length = F.pad(kept * keys.size.unsqueeze(2), (1, 0), value=layout.text_tokens) * has_rows.unsqueeze(-1)
+    start = F.pad(keys.offsets[..., :-1] + layout.text_keys, (1, 0), value=0)
+    length = F.pad(kept * keys.size.unsqueeze(2), (1, 0), value=layout.text_keys) * has_rows.unsqueeze(-1)
     return pack_lists(
         order.flatten(0, 1),
         start.flatten(0, 1).unsqueeze(1).expand(-1, kept.shape[2], -1),
         length.flatten(0, 1),
-        capacity=None if device.type == "cpu" else layout.tokens,
+        capacity=None if device.type == "cpu" else order.shape[2],
         backend=backend,
     )
 
 
 def query_tiles(queries: Groups, config: SVG2Config, layout: VideoLayout, block_m: int) -> tuple[Tensor, Tensor]:
-    """Tiles of query rows sorted by cluster, then the text's: token numbers and clusters, [B, H, T, M], -1 beyond."""
+    """Tiles of the video's query rows, sorted by cluster: token numbers and clusters, [B, H, T, M], -1 beyond."""
     labels, order, _ = queries
     if config.tile_cut == "cluster":
         order = _align_to_clusters(queries, block_m)
     rows = cut(order, block_m)
     row_labels = labels.gather(2, order.clamp(min=0).long())
     row_labels = cut(torch.where(order < 0, -1, row_labels), block_m)
-    rows = torch.where(rows < 0, -1, rows + layout.text_before)
-    text = cut(text_index(layout, labels.device), block_m).expand(*labels.shape[:2], -1, -1)
-    return torch.cat([rows, text], 2), torch.cat([row_labels, torch.full_like(text, -1)], 2)
+    return torch.where(rows < 0, -1, rows + layout.text_before), row_labels
 
 
 def _align_to_clusters(queries: Groups, block_m: int) -> Tensor:

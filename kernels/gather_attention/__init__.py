@@ -48,7 +48,7 @@ class Plan:
     """For every head and tile: the query rows of the tile and the keys they read.
 
     Lists come in L sets of T tiles, and each head names its set: SVG shares two sets (spatial, temporal)
-    among all heads, SVG2 has one a head. Over its T tiles a set holds every query row exactly once.
+    among all heads, SVG2 has one a head. Over its T tiles a set holds no query row twice; all sets hold the same.
 
     Attributes:
         set_of_head: [B, H] int32 in [0, L).
@@ -56,6 +56,7 @@ class Plan:
         key_index: [L, T, K] int32 token numbers, no key twice in a tile; undefined beyond the list's end.
         key_count: [L, T] int32, lengths of the lists.
         tail: for keys in no list, or None to leave them out. Needs L = B * H.
+        kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.
     """
 
     set_of_head: Tensor
@@ -63,19 +64,13 @@ class Plan:
     key_index: Tensor
     key_count: Tensor
     tail: Tail | None = None
+    kept: Tensor | None = None
 
-    def work(self, n_keys: int, block_m: int = 1, block_n: int = 1) -> Tensor:
-        """Computed share of all (query, key) pairs per head, [B, H] float32.
-
-        Args:
-            n_keys: N, keys of the full attention.
-            block_m, block_n: rows and keys are counted in whole blocks; 1 x 1 gives the density.
-        """
+    def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
+        """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""
         rows = (self.query_index >= 0).sum(-1)
-        n_queries = rows.sum(-1)
         pairs = _whole(rows, block_m).float() * _whole(self.key_count, block_n)
-        share = pairs.sum(-1) / (n_queries.float() * n_keys)
-        return share[self.set_of_head.long()]
+        return pairs.sum(-1)[self.set_of_head.long()]
 
     def check(self, tokens: int) -> None:
         """Raises a ValueError if an index is out of range; waits for the device."""

@@ -110,7 +110,7 @@ def test_one_list_for_all_is_dense_attention(backend, device):
     ))  # fmt: skip
     out = gather_attention(q, k, v, shared, sm_scale=0.1, backend=backend)
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, scale=0.1), atol=1e-5, rtol=1e-4)
-    assert shared.work(n).tolist() == [[1.0] * 3] * 2
+    assert (shared.pairs() / n**2).tolist() == [[1.0] * 3] * 2
 
 
 def test_memory_order_does_not_matter(view, backend, device):
@@ -165,8 +165,8 @@ def test_work_counts_pairs_and_padding():
     rows = torch.full((1, 2, 4), -1, dtype=torch.int32)
     rows[0, 0], rows[0, 1, 0] = torch.arange(4), 4
     plan = Plan(torch.zeros(1, 1, dtype=torch.int32), rows, torch.zeros(1, 2, 5, dtype=torch.int32), torch.tensor([[3, 5]]))
-    assert plan.work(5).item() == pytest.approx((4 * 3 + 1 * 5) / 25)
-    assert plan.work(5, 4, 4).item() == pytest.approx((4 * 4 + 4 * 8) / 25)
+    assert plan.pairs().item() == 4 * 3 + 1 * 5
+    assert plan.pairs(4, 4).item() == 4 * 4 + 4 * 8
 
 
 BAD = {

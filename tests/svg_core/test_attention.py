@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from scene import video_qkv
 from sparse_videogen.kernels import failures
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
+from sparse_videogen.kernels.gather_attention import tile_rows
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, attention, sparse_attention, svg2
+from sparse_videogen.svg_core.svg2 import list_bytes
+from sparse_videogen.svg_core.tiles import read_mask
 
 LAYOUT = VideoLayout(4, 9, 7, text_before=3, text_after=6)
 CONFIGS = [
@@ -77,6 +80,96 @@ def test_stats_tell_what_was_done(config):
     assert unmeasured.error is None
 
 
+@pytest.mark.parametrize("config", EVERYTHING)
+def test_masked_text_is_left_out_of_output_and_error(config, make_qkv):
+    layout = VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=(1, 257, 258, 260))
+    q, k, v = make_qkv(layout)
+    v[:, :, list(layout.masked)] = 1e3  # any of it in the result would show
+    out, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
+    mask = read_mask(layout, q.device)
+    torch.testing.assert_close(
+        out, F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(layout.tokens, -1)), atol=1e-5, rtol=1e-5
+    )
+    assert stats.error.max() < 1e-6
+    torch.testing.assert_close(stats.density, torch.full((1, 2), mask.float().mean().item()))
+
+
+@pytest.mark.parametrize("masked", [(), (1, 257)], ids=["no-mask", "masked"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_heads_above_max_error_are_computed_in_full(config, masked):
+    layout = VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=masked)
+    q, k, v = video_qkv(4, 9, 7, heads=4, head_dim=64, text=9)
+    q[:, 1] *= 0.01  # attends to everything alike: no sparse choice is near it
+    call = {"config": config, "layout": layout, "measure_error": True}
+    sparse, free = sparse_attention(q, k, v, **call)
+    limit = free.error.sort().values[0, 1:3].mean().item()  # between the second and the third of four heads
+    out, stats = sparse_attention(q, k, v, **call, max_error=limit)
+    assert torch.equal(stats.dense, free.error > limit) and stats.dense.sum() == 2
+    exact = F.scaled_dot_product_attention(q, k, v, attn_mask=read_mask(layout, q.device).expand(layout.tokens, -1))
+    torch.testing.assert_close(out[stats.dense], exact[stats.dense])
+    assert torch.equal(out[~stats.dense], sparse[~stats.dense])
+    assert (stats.error <= limit).all() and (stats.error[stats.dense] == 0).all()
+    assert (stats.density == free.density.masked_fill(stats.dense, 1)).all()
+    assert torch.equal(stats.computed, free.computed + stats.dense)
+    assert not free.dense.any()
+
+
+def test_kept_is_the_share_of_clusters_that_tiles_read():
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    cut = {"q_clusters": 10, "k_clusters": 20, "tile_cut": "cluster"}
+    for config, expected in ((SVG2Config(top_p=1.0, **cut), 1.0), (SVG2Config(top_p=1e-6, min_keep=0.15, **cut), 0.15)):
+        _, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+        torch.testing.assert_close(stats.kept, torch.full((1, 2), expected))
+    assert sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)[1].kept is None
+
+
+def test_fewer_heads_at_a_time_change_nothing():
+    q, k, v = video_qkv(4, 9, 7, heads=5, head_dim=64, text=9)
+    call = {"config": SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), "layout": LAYOUT}
+    whole, stats = sparse_attention(q, k, v, **call)
+    for workspace_bytes in (1, 2 * list_bytes(call["config"], LAYOUT, 1, tile_rows(64, q.device, q.dtype))):
+        split, same = sparse_attention(q, k, v, **call, workspace_bytes=workspace_bytes)
+        assert torch.equal(whole, split) and torch.equal(stats.density, same.density)
+
+
+def test_a_call_that_fails_leaves_the_state_as_it_was(monkeypatch):
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    state = SparseState()
+    call = {"config": SVG2Config(q_clusters=10, k_clusters=20), "layout": LAYOUT, "state": state, "key": 0}
+    sparse_attention(q, k, v, **call)
+    before = state.get(0)
+
+    def fail(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(attention, "gather_attention", fail)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        sparse_attention(q, k, v, **call)
+    assert state.get(0) is before
+
+
+def test_a_state_of_another_device_is_not_used():
+    """As after a model moved: the labels and means of the last call are elsewhere."""
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    config = SVG2Config(q_clusters=10, k_clusters=20, kmeans_init_iters=3)
+    expected, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
+    state = SparseState()
+    elsewhere = [torch.empty(1, 2, n, 64, device="meta") for n in (10, 20)]
+    state.put(0, svg2.Memory(*elsewhere, None, None, LAYOUT.video_tokens, 3, 1))
+    out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=state, key=0)
+    assert torch.equal(out, expected) and state.get(0).q_mean.device == q.device
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_autocast_changes_nothing(config):
+    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
+    call = {"config": config, "layout": LAYOUT, "measure_error": True}
+    expected, stats = sparse_attention(q, k, v, **call)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, same = sparse_attention(q, k, v, **call)
+    assert torch.equal(out, expected) and torch.equal(same.error, stats.error)
+
+
 def test_sm_scale_is_honoured(make_qkv):
     q, k, v = make_qkv(LAYOUT)
     out, _ = sparse_attention(q, k, v, config=SVGConfig(sparsity=0), layout=LAYOUT, sm_scale=0.3)
@@ -129,3 +222,9 @@ def test_triton_equals_torch(config, dtype, factor):
     torch.testing.assert_close(stats.density, wanted.density, atol=2e-2, rtol=0)
     torch.testing.assert_close(stats.error, wanted.error, atol=2e-2, rtol=0)
     assert (stats.computed >= stats.density).all()
+
+
+@pytest.mark.parametrize("masked", [(5,), (260, 258), (1, 1), (300,)], ids=["video", "falling", "twice", "beyond"])
+def test_rejects_a_mask_of_what_is_no_text(masked):
+    with pytest.raises(ValueError, match="masked="):
+        VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=masked)

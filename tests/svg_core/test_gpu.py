@@ -57,3 +57,30 @@ def test_two_calls_are_equal(config):
     q, k, v = inputs(128, torch.bfloat16)
     first, second = (sparse_attention(q, k, v, config=config, layout=LAYOUT)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("recluster_every", [1, 3])
+def test_a_state_in_host_memory_changes_nothing_but_memory(recluster_every):
+    """Layers in turn, step after step, as a model calls them; equal bit for bit, with less memory on the GPU."""
+    config = SVG2Config(top_p=0.8, q_clusters=200, k_clusters=600, kmeans_init_iters=4, recluster_every=recluster_every)
+    layers = [inputs(128, torch.bfloat16) for _ in range(3)]
+
+    def run(budget_bytes):
+        state, outs = SparseState(budget_bytes), []
+        for _ in range(4):
+            for layer, (q, k, v) in enumerate(layers):
+                outs.append(sparse_attention(q, k, v, config=config, layout=LAYOUT, state=state, key=layer)[0].cpu())
+        return outs, torch.cuda.memory_allocated(), len(state)
+
+    everything, kept, _ = run(None)
+    moved, left, values = run(0)
+    assert values == len(layers) and left < kept
+    assert all(torch.equal(a, b) for a, b in zip(everything, moved, strict=True))
+
+
+def test_half_the_workspace_changes_nothing():
+    q, k, v = inputs(128, torch.bfloat16)
+    call = {"config": SVG2Config(top_p=0.8, q_clusters=50, k_clusters=150), "layout": LAYOUT}
+    whole, _ = sparse_attention(q, k, v, **call)
+    split, _ = sparse_attention(q, k, v, **call, workspace_bytes=1)
+    assert torch.equal(whole, split)

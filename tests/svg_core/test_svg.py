@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masks import assert_exact, plan_mask, text_rows
+from masks import any_layout, assert_exact, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import Plan, gather_attention
 from sparse_videogen.svg_core import SparseState, SVGConfig, VideoLayout
 from sparse_videogen.svg_core.svg import SPATIAL, TEMPORAL, Band, build_patterns, plan
+from sparse_videogen.svg_core.tiles import read_mask, text_plan
 
 LAYOUTS = [
     pytest.param(VideoLayout(5, 6, 7), id="no-text"),
@@ -20,13 +21,9 @@ LAYOUTS = [
     pytest.param(VideoLayout(13, 1, 7), id="one-row"),
     pytest.param(VideoLayout(7, 11, 3, text_after=1), id="primes"),
     pytest.param(VideoLayout(1, 1, 1), id="one-token"),
+    pytest.param(VideoLayout(5, 6, 7, text_after=9, masked=(212, 215, 218)), id="masked"),
+    pytest.param(VideoLayout(5, 6, 7, text_before=4, masked=(0, 1, 2, 3)), id="all-masked"),
 ]
-layouts = st.builds(
-    VideoLayout,
-    *(st.integers(1, 6), st.integers(1, 7), st.integers(1, 7)),
-    text_before=st.integers(0, 9),
-    text_after=st.integers(0, 9),
-)
 configs = st.builds(SVGConfig, sparsity=st.floats(0, 0.95), sampled_rows=st.integers(1, 40), first_frame=st.booleans())
 
 
@@ -42,7 +39,11 @@ def naive_mask(layout: VideoLayout, pattern: int, half_width: int, block_m: int,
         video[:, : layout.frame_tokens] = True
     mask = torch.ones(layout.tokens, layout.tokens, dtype=torch.bool)
     mask[layout.video, layout.video] = video
+    mask[:, list(layout.masked)] = False
     return mask
+
+
+OPTIONS = {"sm_scale": 0.125, "block_m": 16, "backend": "torch", "workspace_bytes": 1 << 20}
 
 
 def plan_of_pattern(config, layout, pattern, block_m):
@@ -57,12 +58,14 @@ def plan_of_pattern(config, layout, pattern, block_m):
 def test_matches_masked_attention(layout, pattern, first_frame, make_qkv):
     config, block_m = SVGConfig(sparsity=0.6, first_frame=first_frame), 16
     made, patterns = plan_of_pattern(config, layout, pattern, block_m)
+    text = text_plan(layout, (1, 1), block_m, torch.device("cpu"))
     stride = 1 if pattern == SPATIAL else layout.frames
     mask = naive_mask(layout, pattern, Band(config, layout, block_m, stride).half_width, block_m, first_frame)
-    assert torch.equal(plan_mask(made, layout.tokens)[0, 0], mask)
-    assert torch.equal(patterns.masks[pattern], mask[patterns.rows])
+    assert torch.equal(plan_mask([made, text], layout.tokens)[0, 0], mask)
+    assert torch.equal(patterns.masks[-2:][pattern], mask[patterns.rows])
     q, k, v = make_qkv(layout, heads=1)
     out = gather_attention(q, k, v, made, sm_scale=64**-0.5)
+    gather_attention(q, k, v, text, sm_scale=64**-0.5, out=out)
     assert_exact(out, q, k, v, mask)
 
 
@@ -76,23 +79,24 @@ def test_band_is_the_widest_that_the_sparsity_allows(pattern, sparsity):
     assert density[0] <= 1 - sparsity < density[1]
 
 
-@given(layout=layouts, config=configs, block_m=st.sampled_from([1, 16, 32]))
+@given(layout=any_layout(), config=configs, block_m=st.sampled_from([1, 16, 32]))
 @settings(max_examples=60, deadline=None)
 def test_any_layout_gives_a_sound_plan(layout, config, block_m):
-    text = text_rows(layout)
+    text, read = text_rows(layout), read_mask(layout, torch.device("cpu"))
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(config, layout, pattern, block_m)
-        mask = plan_mask(made, layout.tokens)[0, 0]  # every row in one tile, no key twice
-        assert mask[text].all() and mask[:, text].all()
-        assert mask.diagonal().all()
-        torch.testing.assert_close(made.work(layout.tokens)[0, 0], mask.float().mean())
+        plans = [made, text_plan(layout, (1, 1), block_m, torch.device("cpu"))]
+        mask = plan_mask(plans, layout.tokens)[0, 0]  # every row in one tile, no key twice
+        assert mask[text][:, read].all() and mask[:, text & read].all() and not mask[:, ~read].any()
+        assert mask.diagonal()[~text].all()
+        assert sum(part.pairs().item() for part in plans) == mask.sum()
 
 
 def test_sparsity_zero_reads_everything():
     layout = VideoLayout(3, 5, 5, text_after=4)
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(SVGConfig(sparsity=0), layout, pattern, 16)
-        assert plan_mask(made, layout.tokens).all()
+        assert plan_mask([made, text_plan(layout, (1, 1), 16, torch.device("cpu"))], layout.tokens).all()
 
 
 def test_profiling_finds_each_heads_pattern():
@@ -105,7 +109,7 @@ def test_profiling_finds_each_heads_pattern():
     x = torch.stack([by_frame.flatten(0, 1), by_place.flatten(0, 1)]).unsqueeze(0) * 1.5
     v = torch.randn(x.shape, generator=rng)
     config = SVGConfig(sparsity=0.6, first_frame=False)
-    ((_, made),) = plan(x, x, v, config, layout, SparseState(), None, sm_scale=0.125, block_m=16, backend="torch")
+    ((_, made),) = plan(x, x, v, config, layout, SparseState(), None, **OPTIONS)
     assert made.set_of_head.tolist() == [[SPATIAL, TEMPORAL]]
 
 
@@ -113,7 +117,7 @@ def test_patterns_are_built_once_a_layout():
     layout, config, state = VideoLayout(4, 6, 6), SVGConfig(), SparseState()
     q, k, v = video_qkv(4, 6, 6, heads=2, head_dim=64)
     for _ in range(2):
-        list(plan(q, k, v, config, layout, state, "a", sm_scale=0.125, block_m=16, backend="torch"))
+        list(plan(q, k, v, config, layout, state, "a", **OPTIONS))
     assert len(state) == 1
 
 

@@ -8,20 +8,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masks import assert_exact, masked_attention, plan_mask, text_rows
+from masks import any_layout, assert_exact, masked_attention, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
 from sparse_videogen.svg_core.svg2 import plan, update_clusters
+from sparse_videogen.svg_core.tiles import read_mask, text_plan
 
 PAPER = {"tile_cut": "cluster", "tail": "off"}
 
 
 def make_plan(q, k, v, config, layout, block_m=16):
-    """The plan of all heads, and the clusters it was made from."""
-    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch"}
+    """The plan of all heads, the text's, and the clusters it was made from."""
+    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
     ((_, made),) = plan(q, k, v, config, layout, SparseState(), 0, **options)
-    return made, update_clusters(q, k, config, layout, SparseState(), 0, final=True, backend="torch")
+    clusters, _ = update_clusters(q, k, config, layout, None, final=True, backend="torch")
+    return made, text_plan(layout, q.shape[:2], block_m, q.device), clusters
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
@@ -39,8 +41,6 @@ def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
     mask = torch.ones(layout.tokens, layout.tokens, dtype=torch.bool)
     for rows in made.query_index[head + batch * made.set_of_head.shape[1]]:
         rows = rows[rows >= 0].long() - layout.text_before
-        if rows.numel() == 0 or rows.min() < 0 or rows.max() >= layout.video_tokens:
-            continue
         mass = probs[q_labels[rows]].mean(0)
         keep, total = set(), 0.0
         for c in mass.argsort(descending=True, stable=True).tolist():
@@ -50,24 +50,30 @@ def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
             total += mass[c].item()
         reads = torch.tensor([label in keep for label in k_labels.tolist()])
         mask[rows + layout.text_before, layout.video.start : layout.video.stop] = reads
+    mask[:, list(layout.masked)] = False
     return mask
 
 
 @pytest.mark.parametrize("tile_cut", ["full", "cluster"])
 @pytest.mark.parametrize(
     "layout",
-    [VideoLayout(4, 7, 9), VideoLayout(3, 7, 7, text_before=5, text_after=18), VideoLayout(1, 8, 13, text_after=2)],
-    ids=["no-text", "text-both", "one-frame"],
+    [
+        VideoLayout(4, 7, 9),
+        VideoLayout(3, 7, 7, text_before=5, text_after=18),
+        VideoLayout(1, 8, 13, text_after=2),
+        VideoLayout(3, 7, 7, text_before=5, text_after=18, masked=(1, 2, 160)),
+    ],
+    ids=["no-text", "text-both", "one-frame", "masked"],
 )
 def test_matches_masked_attention(layout, tile_cut):
     q, k, v = video_qkv(layout.frames, layout.height, layout.width, heads=2, head_dim=64, text=layout.text_tokens)
     config = SVG2Config(top_p=0.7, min_keep=0.05, q_clusters=9, k_clusters=17, tail="off", tile_cut=tile_cut)
-    made, clusters = make_plan(q, k, v, config, layout)
+    made, text, clusters = make_plan(q, k, v, config, layout)
+    mask = plan_mask([made, text], layout.tokens)
     for head in range(2):
-        mask = naive_mask(q, k, clusters, config, layout, made, head=head)
-        assert torch.equal(plan_mask(made, layout.tokens)[0, head], mask)
+        assert torch.equal(mask[0, head], naive_mask(q, k, clusters, config, layout, made, head=head))
     out = gather_attention(q, k, v, made, sm_scale=64**-0.5)
-    mask = plan_mask(made, layout.tokens)
+    gather_attention(q, k, v, text, sm_scale=64**-0.5, out=out)
     assert mask.float().mean() < 0.9
     assert_exact(out, q, k, v, mask)
 
@@ -75,15 +81,14 @@ def test_matches_masked_attention(layout, tile_cut):
 def test_cluster_cut_never_mixes_clusters():
     layout = VideoLayout(4, 8, 8)
     q, k, v = video_qkv(4, 8, 8, heads=1, head_dim=64)
-    made, clusters = make_plan(q, k, v, SVG2Config(q_clusters=11, k_clusters=20, **PAPER), layout)
+    made, _, clusters = make_plan(q, k, v, SVG2Config(q_clusters=11, k_clusters=20, **PAPER), layout)
     for rows in made.query_index[0]:
         rows = rows[rows >= 0].long()
         assert clusters.queries.labels[0, 0, rows].unique().numel() <= 1
 
 
 @given(
-    sizes=st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)),
-    text=st.tuples(st.integers(0, 9), st.integers(0, 20)),
+    layout=any_layout(),
     clusters=st.tuples(st.integers(1, 40), st.integers(1, 60)),
     top_p=st.floats(0.01, 1),
     min_keep=st.floats(0, 1),
@@ -91,8 +96,7 @@ def test_cluster_cut_never_mixes_clusters():
     degenerate=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_layout_gives_a_sound_plan(sizes, text, clusters, top_p, min_keep, tile_cut, degenerate):
-    layout = VideoLayout(*sizes, *text)
+def test_any_layout_gives_a_sound_plan(layout, clusters, top_p, min_keep, tile_cut, degenerate):
     rng = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(2, 2, layout.tokens, 64, generator=rng) for _ in range(3))
     if degenerate:  # all tokens equal: one cluster takes them all, the others stay empty
@@ -100,15 +104,15 @@ def test_any_layout_gives_a_sound_plan(sizes, text, clusters, top_p, min_keep, t
     config = SVG2Config(
         top_p=top_p, min_keep=min_keep, q_clusters=clusters[0], k_clusters=clusters[1], tile_cut=tile_cut, kmeans_init_iters=2
     )
-    made, _ = make_plan(q, k, v, config, layout)
-    mask = plan_mask(made, layout.tokens)  # every row in one tile, no key twice
-    text_mask = text_rows(layout)
-    assert mask[:, :, text_mask].all() and mask[..., text_mask].all()
+    made, text_tiles, _ = make_plan(q, k, v, config, layout)
+    mask = plan_mask([made, text_tiles], layout.tokens)  # every row in one tile, no key twice
+    text, read = text_rows(layout), read_mask(layout, q.device)
+    assert mask[:, :, text][..., read].all() and mask[..., text & read].all() and not mask[..., ~read].any()
     assert mask.any(-1).all()
     if top_p == 1 or min_keep == 1:
-        assert mask.all()
-    torch.testing.assert_close(made.work(layout.tokens), mask.float().mean((-2, -1)))
-    assert gather_attention(q, k, v, made, sm_scale=1.0).isfinite().all()
+        assert mask[..., read].all()
+    assert torch.equal(made.pairs() + text_tiles.pairs(), mask.sum((-2, -1)).float())
+    assert gather_attention(q, k, v, made, sm_scale=1.0)[:, :, layout.video].isfinite().all()
 
 
 def test_tail_lowers_the_error_at_equal_density():
@@ -157,11 +161,12 @@ def test_state_goes_on_where_the_last_call_ended():
 def test_recluster_every_keeps_labels_and_refreshes_centroids():
     layout = VideoLayout(4, 8, 8)
     config = SVG2Config(q_clusters=8, k_clusters=16, recluster_every=3, kmeans_init_iters=3)
-    state, calls = SparseState(), []
+    last, calls = None, []
     for step in range(4):
         q, k, _ = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
-        calls.append(update_clusters(q, k, config, layout, state, 0, final=True, backend="torch"))
-        assert (state.get(0).k_labels is None) == (step == 2)  # nothing that the next call does not read
+        clusters, last = update_clusters(q, k, config, layout, last, final=True, backend="torch")
+        calls.append(clusters)
+        assert (last.k_labels is None) == (step == 2)  # nothing that the next call does not read
     labels = [call.keys.labels for call in calls]
     assert torch.equal(labels[0], labels[1]) and torch.equal(labels[0], labels[2])
     assert not torch.equal(calls[0].key_centroids.mean, calls[1].key_centroids.mean)

@@ -1,0 +1,63 @@
+"""What a run needs beyond dense attention: bytes of a call at its peak, and of the state that lives between calls."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..kernels.gather_attention import tile_rows
+from .attention import WORKSPACE_BYTES
+from .config import SVG2Config, SVGConfig
+from .layout import VideoLayout
+from .svg import Band
+from .svg2 import list_bytes
+
+# Partial results of the rows that profile a head, by head_dim: so many programs run, whatever the shape.
+PROFILE_BYTES = 288 << 10
+
+
+def call_bytes(
+    config: SVGConfig | SVG2Config,
+    layout: VideoLayout,
+    *,
+    batch: int,
+    heads: int,
+    head_dim: int,
+    block_m: int,
+    workspace_bytes: int = WORKSPACE_BYTES,
+) -> int:
+    """Bytes that one call allocates at its peak, its output and the state apart: key lists, labels, centroids.
+
+    For 16-bit q, k, v. Within 10 % of what is counted at the shapes of real models; see tests/benchmarks/test_memory.py.
+    """
+    tiles = -(-layout.video_tokens // block_m)
+    if isinstance(config, SVGConfig):
+        rows = min(config.sampled_rows, layout.video_tokens)
+        bands = (Band(config, layout, block_m, stride) for stride in (1, layout.frames))
+        longest = max(band.prefix + max(end - begin for begin, end in zip(*band.tile_ranges(), strict=True)) for band in bands)
+        return 8 * tiles * (block_m + longest) + 2 * rows * layout.tokens + head_dim * PROFILE_BYTES
+    q_clusters, k_clusters = (min(n, layout.video_tokens) for n in (config.q_clusters, config.k_clusters))
+    lists = list_bytes(config, layout, batch, block_m)
+    together = min(heads, max(1, workspace_bytes // lists))
+    if config.tile_cut == "cluster":
+        tiles += q_clusters
+    chosen = 4 * batch * together * (q_clusters * k_clusters + tiles * (2.25 * k_clusters + 2 * block_m))
+    labels = 16 * batch * heads * layout.video_tokens
+    centroids = 4 * batch * heads * head_dim * (q_clusters + k_clusters * (2 if config.tail == "second_order" else 1))
+    return int(together * lists + chosen + labels + centroids)
+
+
+def state_bytes(config: SVGConfig | SVG2Config, layout: VideoLayout, *, batch: int, heads: int, head_dim: int) -> int:
+    """Bytes that one layer keeps from call to call for one conditioning, for 16-bit q and k."""
+    if isinstance(config, SVGConfig):
+        return 0
+    clusters = sum(min(n, layout.video_tokens) for n in (config.q_clusters, config.k_clusters))
+    labels = 4 * layout.video_tokens if config.recluster_every > 1 else 0
+    return batch * heads * (2 * clusters * head_dim + labels)
+
+
+def can_split(config: SVGConfig | SVG2Config, layout: VideoLayout, q: Tensor, workspace_bytes: int) -> bool:
+    """Whether half the workspace would make a call with q [B, H, N, D] need less."""
+    if isinstance(config, SVGConfig):
+        return False
+    block_m = tile_rows(q.shape[3], q.device, q.dtype)
+    return workspace_bytes >= 2 * list_bytes(config, layout, q.shape[0], block_m)
