@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension
 
+from .fidelity import SVGVideoFidelity
+from .report import SVGReport
 from .svg import SVGAttention
 from .svg2 import SVG2Attention
 
@@ -13,4 +15,4 @@ class SparseVideoGenExtension(ComfyExtension):
 
     async def get_node_list(self) -> list:
         """All nodes of the pack."""
-        return [SVGAttention, SVG2Attention]
+        return [SVGAttention, SVG2Attention, SVGReport, SVGVideoFidelity]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from ..svg_core import VideoLayout
+
+# (diffusion model, arguments of its forward by name, tokens beyond the grid) -> how many of these stand before the
+# video, the others after it; None if not understood.
+TokensBefore = Callable[[nn.Module, Mapping, int], int | None]
 
 
 @dataclass(frozen=True)
@@ -19,61 +23,138 @@ class Family:
     Attributes:
         name: for messages.
         module: class name of the diffusion model or of one of its bases.
-        text: whether tokens beyond the video grid are text, in one piece beside it.
+        tokens_before: where tokens beyond the video grid stand: text, reference images, poses.
         first_frame: SVG's patterns include the first frame, as in the authors' settings for the family.
+        heads: of a diffusion model, how many it has and their size.
+        blocks: attributes of the diffusion model that hold its attention blocks.
+        joins: tokens beyond the grid that make whole frames count as frames of the video.
     """
 
     name: str
     module: str
-    text: bool
+    tokens_before: TokensBefore
     first_frame: bool
+    heads: Callable[[nn.Module], tuple[int, int]]
+    blocks: tuple[str, ...] = ("blocks", "vace_blocks")
+    joins: bool = False
+
+
+def _wan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
+    """A reference image before the video (Fun control, by ref_conv), or videos and images after it (Bernini)."""
+    if getattr(model, "ref_conv", None) is not None and arguments.get("reference_latent") is not None:
+        return surplus
+    return 0 if arguments.get("context_latents") else None
+
+
+def _all_after(model: nn.Module, arguments: Mapping, surplus: int) -> int:
+    """Wan S2V (reference and motion), HuMo (reference), SCAIL (pose)."""
+    return 0
+
+
+def _all_before(model: nn.Module, arguments: Mapping, surplus: int) -> int:
+    """CogVideoX: the text."""
+    return surplus
+
+
+def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
+    """[reference, video, text] up to ComfyUI 0.13, [text, reference, video] from 0.14."""
+    if not getattr(model.double_blocks[0], "flipped_img_txt", False):
+        return surplus
+    reference = arguments.get("ref_latent")
+    before = 0 if reference is None else video_grid(model, reference.shape).video_tokens
+    return before if before <= surplus else None
+
+
+def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int) -> None:
+    return None
+
+
+def _wan_heads(model: nn.Module) -> tuple[int, int]:
+    return model.num_heads, model.dim // model.num_heads
+
+
+def _hunyuan_heads(model: nn.Module) -> tuple[int, int]:
+    return model.num_heads, model.hidden_size // model.num_heads
+
+
+def _cogvideox_heads(model: nn.Module) -> tuple[int, int]:
+    return model.num_attention_heads, model.blocks[0].head_dim
 
 
 FAMILIES = (
-    Family("Wan", "WanModel", text=False, first_frame=True),
-    Family("HunyuanVideo", "HunyuanVideo", text=True, first_frame=False),
-    Family("CogVideoX", "CogVideoXTransformer3DModel", text=True, first_frame=False),
+    Family("Wan S2V", "WanModel_S2V", _all_after, True, _wan_heads),
+    Family("Wan HuMo", "HumoWanModel", _all_after, True, _wan_heads),
+    Family("Wan SCAIL", "SCAILWanModel", _all_after, True, _wan_heads),
+    Family("Wan", "WanModel", _wan, True, _wan_heads, joins=True),
+    Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_heads, blocks=("double_blocks", "single_blocks")),
+    Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, _cogvideox_heads),
 )
+# Any other model whose tokens are patches of a video and nothing else.
+OTHER = Family("this model", "", _nothing_known, False, lambda model: (0, 0), blocks=())
 
 
 def family_of(diffusion_model: nn.Module) -> Family | None:
-    """The family that the model's class belongs to, or None."""
+    """The family that the model's class belongs to, `OTHER` for another that cuts videos into patches, or None."""
     names = {base.__name__ for base in type(diffusion_model).__mro__}
-    return next((family for family in FAMILIES if family.module in names), None)
+    known = next((family for family in FAMILIES if family.module in names), None)
+    return known or (OTHER if _patch(diffusion_model) else None)
 
 
-def video_grid(diffusion_model: nn.Module, x: torch.Tensor | None) -> VideoLayout | None:
-    """The grid of tokens that a forward of `x` [B, C, T, H, W] makes; None if there is no such grid."""
+def _patch(diffusion_model: nn.Module) -> Sequence[int] | None:
+    """Latent cells of a token along frames, height and width."""
     patch = getattr(diffusion_model, "patch_size", None)
-    if x is None or x.ndim != 5 or not isinstance(patch, Sequence) or len(patch) != 3:
+    if isinstance(patch, int) and hasattr(diffusion_model, "patch_size_t"):  # CogVideoX 1.0 has None there, 1.5 has 2
+        return diffusion_model.patch_size_t or 1, patch, patch
+    return patch if isinstance(patch, Sequence) and len(patch) == 3 else None
+
+
+def video_grid(diffusion_model: nn.Module, size: Sequence[int]) -> VideoLayout | None:
+    """The grid of tokens that a forward of a latent of this size, [B, C, T, H, W], makes; None if there is no such grid."""
+    patch = _patch(diffusion_model)
+    if patch is None or len(size) != 5:
         return None
-    return VideoLayout(*(math.ceil(size / p) for size, p in zip(x.shape[2:], patch, strict=True)))
+    return VideoLayout(*(math.ceil(cells / p) for cells, p in zip(size[2:], patch, strict=True)))
 
 
-def place_text(
-    family: Family, diffusion_model: nn.Module, grid: VideoLayout, tokens: int, reference_tokens: int
-) -> VideoLayout | str:
+def forward_grid(diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout | None:
+    """The grid of a forward, by its arguments' names: of x, and of the frames that Phantom appends to it."""
+    x, appended = arguments.get("x"), arguments.get("time_dim_concat")
+    if x is None:
+        return None
+    size = list(x.shape)
+    if appended is not None and len(size) == 5:
+        size[2] += appended.shape[2]
+    return video_grid(diffusion_model, size)
+
+
+def place(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, tokens: int) -> VideoLayout | str:
     """The layout of a self-attention call over `tokens` tokens, or why it is not understood.
 
     Args:
-        grid: the video's grid.
-        tokens: N of the call.
-        reference_tokens: tokens of a reference image, which stand directly before the video.
+        arguments: of the forward, by name.
+        grid: the video's.
     """
     surplus = tokens - grid.video_tokens
     if surplus == 0:
         return grid
-    size = f"{tokens} tokens, the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
-    if surplus < 0 or not family.text:
+    before = family.tokens_before(model, arguments, surplus) if surplus > 0 else None
+    if before is None:
+        size = f"{tokens} tokens, the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
         return f"layout: {size}, and what the others are is not known for {family.name}"
-    if not _video_first(diffusion_model):
-        return replace(grid, text_before=surplus)
-    if surplus < reference_tokens:
-        return f"layout: {size}, fewer others than the {reference_tokens} of the reference image"
-    return replace(grid, text_before=reference_tokens, text_after=surplus - reference_tokens)
+    if family.joins and surplus % grid.frame_tokens == 0:
+        return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
+    return replace(grid, text_before=before, text_after=surplus - before)
 
 
-def _video_first(diffusion_model: nn.Module) -> bool:
-    """HunyuanVideo is [video, text] up to ComfyUI 0.13 and [text, video] from 0.14; CogVideoX has its text first."""
-    blocks = getattr(diffusion_model, "double_blocks", None)
-    return blocks is not None and len(blocks) > 0 and bool(getattr(blocks[0], "flipped_img_txt", False))
+class AttentionShape(NamedTuple):
+    """A model's self-attention: layers, heads, head_dim."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+
+def attention_shape(family: Family, model: nn.Module) -> AttentionShape | None:
+    """How many heads of what size in how many layers the model has; None if it is of no known family."""
+    layers = sum(len(getattr(model, name, ())) for name in family.blocks)
+    return AttentionShape(layers, *family.heads(model)) if layers else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 from comfy_api.latest import io
 
 from ..kernels import BACKENDS
+from .host import HAS_SEARCH_ALIASES
+from .presets import CUSTOM
 
 CATEGORY = "model/patch"
 
@@ -21,10 +21,15 @@ def advanced(widget):
 
 
 def schema(aliases: list[str], **fields) -> io.Schema:
-    """io.Schema, with search aliases where the host has them."""
-    if "search_aliases" in inspect.signature(io.Schema).parameters:
+    """io.Schema, with search aliases where the host has them; the id of the node goes to every execute."""
+    if HAS_SEARCH_ALIASES:
         fields["search_aliases"] = aliases
-    return io.Schema(category=CATEGORY, hidden=[io.Hidden.unique_id], outputs=[io.Model.Output(display_name="MODEL")], **fields)
+    return io.Schema(hidden=[io.Hidden.unique_id], **fields)
+
+
+def patch_schema(**fields) -> io.Schema:
+    """`schema` of a node that patches a model."""
+    return schema(category=CATEGORY, outputs=[io.Model.Output(display_name="MODEL")], **fields)
 
 
 def model_input():
@@ -41,8 +46,8 @@ def schedule_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps the "
-            "dense result's; less is faster and drifts further from it. Must be below end_percent.",
+            tooltip="Dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps it "
+            "close to the dense result's; less is faster and drifts further. Must be below end_percent.",
         ),
         io.Float.Input(
             "end_percent",
@@ -56,7 +61,7 @@ def schedule_inputs() -> list:
 
 
 def exemption_inputs() -> list:
-    """dense_blocks and min_tokens: what stays dense whatever the schedule says."""
+    """dense_blocks, min_tokens and max_error: what stays dense whatever the schedule says."""
     return [
         advanced(
             io.String.Input(
@@ -75,7 +80,30 @@ def exemption_inputs() -> list:
                 tooltip="Sequences with fewer tokens stay dense (0 or more): there sparse attention costs more than it saves.",
             )
         ),
+        advanced(
+            io.Float.Input(
+                "max_error",
+                default=0.0,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                tooltip="A head whose measured error is above this is computed in full for that call, on top of the sparse "
+                "work; 0 turns it off. The measured error is shown on the node: set it a little above what most layers show.",
+            )
+        ),
     ]
+
+
+def preset_input(presets: dict[str, dict]):
+    """The preset, last of a node's inputs; its numbers go to the page as an extra option of the widget."""
+    widget = io.Combo.Input(
+        "preset",
+        options=[CUSTOM, *presets],
+        default=CUSTOM,
+        tooltip="Settings for a model or purpose. A preset's numbers win over the widgets; Custom uses the widgets.",
+    )
+    widget.extra_dict["presets"] = presets
+    return widget
 
 
 def execution_inputs() -> list:

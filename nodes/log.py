@@ -4,3 +4,8 @@ import logging
 
 PREFIX = "[sparse_videogen]"
 log = logging.getLogger("sparse_videogen")
+
+
+def say(method: str, message: str) -> None:
+    """Logs a line at INFO."""
+    log.info("%s %s: %s", PREFIX, method, message)

@@ -1,4 +1,4 @@
-"""Puts sparse attention into a clone of a model: an attention override and two wrappers, all plain functions.
+"""Puts sparse attention into a clone of a model: an attention override and four wrappers, all plain functions.
 
 Whatever a run needs travels in its own transformer_options: the sampler's wrapper puts a `Run` there, the
 forward's wrapper replaces it by a `Forward`, and the override reads that. So nothing is shared between runs,
@@ -11,15 +11,17 @@ import inspect
 import math
 from dataclasses import replace
 
-import comfy.model_management
-import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
 from server import PromptServer
 
-from ..svg_core import SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
-from .families import FAMILIES, family_of
-from .forward import Call, Forward
-from .log import PREFIX, log
+from ..svg_core import SVGConfig
+from . import host
+from .attend import attend
+from .families import FAMILIES, OTHER, attention_shape, family_of
+from .forward import Forward, VideoCall
+from .log import PREFIX, log, say
+from .memory import budgets, run_bytes, tell_host
 from .run import Run, summary
 from .settings import Settings
 
@@ -30,40 +32,77 @@ OVERRIDE = "optimized_attention_override"
 def patch_model(model, settings: Settings):
     """A clone of the ComfyUI model whose video self-attention runs by `settings`.
 
-    A model of no known family comes back as a plain clone, and the log says so.
+    A model that is no video model, or a host without the override, gives a plain clone, and the log says why.
     """
     model = model.clone()
-    family = family_of(model.get_model_object("diffusion_model"))
-    if family is None:
-        name = type(model.get_model_object("diffusion_model")).__name__
-        known = ", ".join(family.name for family in FAMILIES)
-        log.info("%s %s: %s is no video model that this node knows (%s); nothing changes", PREFIX, settings.method, name, known)
+    diffusion_model = model.get_model_object("diffusion_model")
+    family, name = family_of(diffusion_model), type(diffusion_model).__name__
+    if not host.HAS_ATTENTION_OVERRIDE:
+        needed = f"needs ComfyUI {host.FIRST_WITH_OVERRIDE} or newer, this is {host.version()}"
+        say(settings.method, f"{needed}; nothing changes. Update ComfyUI")
         return model
+    if family is None:
+        known = ", ".join(family.name for family in FAMILIES)
+        say(settings.method, f"{name} is no video model that this node knows ({known}); nothing changes")
+        return model
+    if family is OTHER:
+        say(settings.method, f"{name} is of no known family; sparse where its tokens are the video's patches and nothing else")
     if isinstance(settings.config, SVGConfig):
         settings = replace(settings, config=replace(settings.config, first_frame=family.first_frame))
 
     options = model.model_options.setdefault("transformer_options", {})
     previous = options.get(OVERRIDE)
     if _is_ours(previous):
-        log.info("%s %s: takes the place of an earlier Sparse VideoGen node on this model", PREFIX, settings.method)
+        say(settings.method, "takes the place of an earlier Sparse VideoGen node on this model")
         previous = previous.previous
-    override = options[OVERRIDE] = make_override(previous)
+    options[OVERRIDE] = make_override(previous)
 
     def outer_sample(executor, *args, **kwargs):
         return _sample(executor, settings, *args, **kwargs)
 
-    def diffusion_model(executor, *args, **kwargs):
-        return _forward(executor, override, family, *args, **kwargs)
+    def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
+        try:
+            extra = run_bytes(settings, family, patcher, noise_shape, conds)
+        except Exception as error:  # a model that is not built as its family is: the run itself may go well
+            extra = 0
+            log.warning("%s %s: memory not estimated", PREFIX, settings.method, exc_info=error)
+        return tell_host(executor, extra, patcher, noise_shape, conds, *args, **kwargs)
 
-    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.DIFFUSION_MODEL, diffusion_model)):
+    def diffusion_model(executor, *args, **kwargs):
+        return _forward(executor, family, *args, **kwargs)
+
+    wrappers = {
+        WrappersMP.OUTER_SAMPLE: outer_sample,
+        WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+        WrappersMP.APPLY_MODEL: _apply_model,
+        WrappersMP.DIFFUSION_MODEL: diffusion_model,
+    }
+    for kind, wrapper in wrappers.items():
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
+    model.set_attachments(KEY, LastReport())
     return model
+
+
+class LastReport:
+    """The report of a patched model's last run, for all of its clones; None before the first."""
+
+    report: dict | None = None
+
+
+def last_report(model) -> dict | None:
+    """What the last sampling run of a patched model did; None without one, or if the model is not patched.
+
+    As `Run.report` has it.
+    """
+    attached = model.attachments.get(KEY)
+    return None if attached is None else attached.report
 
 
 def make_override(previous):
     """An attention override that runs the video's self-attention sparse and hands all else to `previous` or the host."""
 
+    @torch.compiler.disable  # a compiled model is cut here, instead of being compiled through the planners
     def override(func, *args, **kwargs):
         def dense():
             return previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
@@ -73,8 +112,8 @@ def make_override(previous):
             return dense()
         forward.inside = True
         try:
-            call = Call.read(*args, **kwargs)
-            return attend(forward, call, dense) if forward.is_video_attention(call) else dense()
+            call = _video_call(forward, *args, **kwargs)
+            return dense() if call is None else attend(forward.run, call, dense)
         finally:
             forward.inside = False
 
@@ -83,47 +122,13 @@ def make_override(previous):
     return override
 
 
-def attend(forward: Forward, call: Call, dense):
-    """The result of one call of the video's self-attention: sparse, or `dense()` with its reason counted."""
-    run, settings = forward.run, forward.run.settings
-    layer, key = forward.place(call)
-    layout = forward.layout(call)
-    reason = forward.dense_reason(call, layer, layout)
+def _video_call(forward: Forward, *args, **kwargs) -> VideoCall | None:
+    """As `forward.video_call`; None after an error, say at an argument that no host was seen to pass."""
     try:
-        if reason is None:
-            note_clamped_clusters(run, layout)
-            out, stats = sparse_attention(
-                call.q,
-                call.k,
-                call.v,
-                config=settings.config,
-                layout=layout,
-                state=run.state,
-                key=key,
-                backend=settings.backend,
-                sm_scale=call.sm_scale,
-                measure_error=settings.verbose,
-            )
-            run.count_sparse(stats, layer)
-            return call.result(out)
-        if reason.startswith("start_percent:") and run.goes_sparse:
-            warm_up(call.q, call.k, config=settings.config, layout=layout, state=run.state, key=key, backend=settings.backend)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
-        reason = run.fail(error)
-    run.count_dense(reason)
-    return dense()
-
-
-def note_clamped_clusters(run: Run, layout: VideoLayout) -> None:
-    """Says once a run that fewer clusters than asked for are made, where the video has no more tokens."""
-    config, tokens = run.settings.config, layout.video_tokens
-    if isinstance(config, SVG2Config) and max(config.q_clusters, config.k_clusters) > tokens:
-        run.say_once(
-            f"q_clusters={config.q_clusters}, k_clusters={config.k_clusters}: more clusters than the {tokens} tokens "
-            f"of this video; {tokens} at most are made"
-        )
+        return forward.video_call(*args, **kwargs)
+    except Exception as error:
+        forward.run.count_dense(forward.run.fail(error))
+        return None
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):
@@ -132,43 +137,107 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     sampling = guider.model_patcher.get_model_object("model_sampling")
     start = math.inf if settings.start_percent <= 0 else float(sampling.percent_to_sigma(settings.start_percent))
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
-    run = Run(settings, start, end)
+    run = Run(settings, start, end, *budgets(guider.model_patcher.load_device), tell=_tell)
     options = guider.model_options.setdefault("transformer_options", {})
     options[KEY] = run
     try:
         return executor(*args, **kwargs)
     finally:
         options.pop(KEY, None)
-        run.close()
-        _publish(run.report())
+        report = run.close()
+        log.info("%s %s", PREFIX, summary(report))
+        last = guider.model_patcher.attachments.get(KEY)
+        if last is not None:  # None where another node made the model anew, from its parts
+            last.report = report
 
 
-def _forward(executor, override, family, *args, **kwargs):
-    """DIFFUSION_MODEL: reads the forward's grid and step, and sees that the override is still in place."""
-    # By name: the positions differ from family to family and version to version.
+def _apply_model(executor, *args, **kwargs):
+    """APPLY_MODEL: sees whether the forward came past this node at all."""
+    run = _options(executor, args, kwargs).get(KEY)
+    out = executor(*args, **kwargs)
+    if isinstance(run, Run) and not run.forwards:
+        _unseen(run, _options(executor, args, kwargs))
+    return out
+
+
+def _unseen(run: Run, options: dict) -> None:
+    """Counts a forward whose attention did not come by, or not all of it; a compiled model is compiled anew, for the next.
+
+    Hosts compile models without guards on transformer_options: what was compiled without this node would be used
+    with it. What was compiled with it serves both.
+    """
+    if host.is_compiled(options) and not run.compiles_anew:
+        run.compiles_anew = True
+        torch._dynamo.reset()
+        run.count_dense("unseen: torch.compile had compiled this model without the node; it is compiled anew")
+        return
+    run.count_dense(
+        "unseen: this model's self-attention does not come past the node; this ComfyUI does not hand its options down to "
+        "it (update ComfyUI), or another node replaced it"
+    )
+
+
+def _arguments(executor, args: tuple, kwargs: dict) -> dict:
+    """A call's arguments by name: their positions differ from family to family and version to version."""
     arguments = inspect.signature(executor.original).bind(*args, **kwargs).arguments
-    arguments |= arguments.pop("kwargs", {})
-    options = arguments.get("transformer_options", {})
+    return arguments | arguments.pop("kwargs", {})
+
+
+def _options(executor, args: tuple, kwargs: dict) -> dict:
+    return _arguments(executor, args, kwargs).get("transformer_options") or {}
+
+
+def _forward(executor, family, *args, **kwargs):
+    """DIFFUSION_MODEL: reads the forward's grid and step, and sees that the override is still in place."""
+    forward, args, kwargs = _enter(executor, family, args, kwargs)
+    out = executor(*args, **kwargs)
+    _leave(forward)
+    return out
+
+
+@torch.compiler.disable
+def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[Forward | None, tuple, dict]:
+    """The forward's description, if it is one of our run's, and its arguments with that among their options."""
+    arguments = _arguments(executor, args, kwargs)
+    options = arguments.get("transformer_options") or {}
     run = options.get(KEY)
     if not isinstance(run, Run):
-        return executor(*args, **kwargs)
-    current = options.get(OVERRIDE)
-    if current is not override:
-        run.say_once("another node replaced the attention override; put back in front of it")
-        override = make_override(current)
-    run.begin_forward(options)
-    ours = {**options, OVERRIDE: override, KEY: Forward(run, family, executor.class_obj, arguments)}
+        return None, args, kwargs
+    override = options.get(OVERRIDE)
+    if not _is_ours(override):
+        run.say_once("another node replaced or removed the attention override; put back in front of what is there")
+        override = make_override(override)
+    try:
+        forward = Forward(run, family, executor.class_obj, arguments)
+    except Exception as error:  # a render is never lost to an argument that no host was seen to pass
+        run.fail(error)
+        return None, args, kwargs
+    if forward.grid is None:
+        shape = tuple(getattr(arguments.get("x"), "shape", ()))
+        run.say_once(f"stays dense, layout: this model's input x {shape} is no video [B, C, T, H, W]")
+    ours = {**options, OVERRIDE: override, KEY: forward}
     args = tuple(ours if arg is options else arg for arg in args)
     kwargs = {name: ours if value is options else value for name, value in kwargs.items()}
-    return executor(*args, **kwargs)
+    return forward, args, kwargs
 
 
-def _publish(report: dict) -> None:
-    """One line to the log, and the same to the page that queued the prompt."""
-    log.info("%s %s", PREFIX, summary(report))
+@torch.compiler.disable
+def _leave(forward: Forward | None) -> None:
+    """Counts a forward whose attention was not seen, or of a compiled model, in part."""
+    if forward is None or forward.grid is None:
+        return
+    options = forward.arguments["transformer_options"]
+    whole = host.is_compiled(options) and not options.get("patches_replace")  # which may leave layers out
+    shape = attention_shape(forward.family, forward.diffusion_model) if whole else None
+    if forward.calls < (1 if shape is None else shape.layers):
+        _unseen(forward.run, options)
+
+
+def _tell(kind: str, message: dict) -> None:
+    """To the page that queued the prompt, if it was a page: others may show another workflow with the same node ids."""
     server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.send_sync("sparse_videogen.run", report, server.client_id)
+    if server is not None and server.client_id is not None:
+        server.send_sync(f"sparse_videogen.{kind}", message, server.client_id)
 
 
 def _is_ours(override) -> bool:

@@ -20,6 +20,7 @@ class Settings:
         start_percent, end_percent: part of the schedule that runs sparse, 0 <= start < end <= 1.
         dense_blocks: layers that stay dense.
         min_tokens: shorter sequences stay dense.
+        max_error: heads whose measured error is above are computed in full; 0 lets all pass.
         backend: "auto", "triton" or "torch".
         verbose: log one line a sparse call, with its measured error.
         node_id: the node in the workflow, for messages to the page.
@@ -33,6 +34,7 @@ class Settings:
     end_percent: float = 1.0
     dense_blocks: frozenset[int] = field(default_factory=frozenset)
     min_tokens: int = 8192
+    max_error: float = 0.0
     backend: str = "auto"
     verbose: bool = False
     node_id: str | None = None
@@ -47,6 +49,15 @@ class Settings:
             raise ValueError(f"backend={self.backend!r}: must be one of {', '.join(BACKENDS)}")
         if self.min_tokens < 0:
             raise ValueError(f"min_tokens={self.min_tokens}: must be at least 0")
+        if not 0 <= self.max_error <= 1:
+            raise ValueError(f"max_error={self.max_error}: must be between 0 (no limit) and 1")
+
+    @classmethod
+    def of(cls, config_class: type[SVGConfig] | type[SVG2Config], values: dict, node_id: str | None) -> Settings:
+        """Settings from a node's widgets, by name."""
+        values = values | {"dense_blocks": parse_blocks(values["dense_blocks"])}
+        config = {name: values.pop(name) for name in config_class.__dataclass_fields__ if name in values}
+        return cls(config_class(**config), **values, node_id=node_id)
 
     @property
     def method(self) -> str:
@@ -69,3 +80,11 @@ def parse_blocks(text: str) -> frozenset[int]:
             )
         blocks.update(range(first, last + 1))
     return frozenset(blocks)
+
+
+def describe_blocks(blocks: frozenset[int]) -> str:
+    """The inverse of `parse_blocks`: {0, 1, 38, 39} -> "0-1, 38-39"."""
+    ordered = sorted(blocks)
+    first = [block for block in ordered if block - 1 not in blocks]
+    last = [block for block in ordered if block + 1 not in blocks]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..svg_core import SVGConfig
-from .inputs import advanced, execution_inputs, exemption_inputs, model_input, schedule_inputs, schema
+from .inputs import advanced, execution_inputs, exemption_inputs, model_input, patch_schema, preset_input, schedule_inputs
 from .patch import patch_model
-from .settings import Settings, parse_blocks
+from .presets import SVG_PRESETS, resolve
+from .settings import Settings
 
 
 class SVGAttention(io.ComfyNode):
@@ -16,11 +17,12 @@ class SVGAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and output; ids are forever, workflows carry them."""
-        return schema(
+        return patch_schema(
             aliases=["sparse attention", "sparse videogen", "SVG", "faster video", "radial attention"],
             node_id="SVGAttention",
             display_name="Sparse VideoGen (SVG)",
-            description="Video self-attention with one of two sparse patterns a head, spatial or temporal (arXiv 2502.01776).",
+            description="Sparse attention for video: one of two patterns a head, spatial or temporal (arXiv 2502.01776). "
+            "Between model and sampler.",
             inputs=[
                 model_input(),
                 io.Float.Input(
@@ -45,22 +47,12 @@ class SVGAttention(io.ComfyNode):
                     )
                 ),
                 *execution_inputs(),
+                preset_input(SVG_PRESETS),
             ],
         )
 
     @classmethod
-    def execute(
-        cls, model, sparsity, start_percent, end_percent, dense_blocks, min_tokens, sampled_rows, backend, verbose
-    ) -> io.NodeOutput:
+    def execute(cls, model, preset, **values) -> io.NodeOutput:
         """The model, patched."""
-        settings = Settings(
-            config=SVGConfig(sparsity=sparsity, sampled_rows=sampled_rows),
-            start_percent=start_percent,
-            end_percent=end_percent,
-            dense_blocks=parse_blocks(dense_blocks),
-            min_tokens=min_tokens,
-            backend=backend,
-            verbose=verbose,
-            node_id=cls.hidden.unique_id,
-        )
+        settings = Settings.of(SVGConfig, resolve(SVG_PRESETS, preset, values), cls.hidden.unique_id)
         return io.NodeOutput(patch_model(model, settings))

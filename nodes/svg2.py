@@ -6,9 +6,10 @@ from comfy_api.latest import io
 
 from ..svg_core import SVG2Config
 from ..svg_core.config import TAILS
-from .inputs import advanced, execution_inputs, exemption_inputs, model_input, schedule_inputs, schema
+from .inputs import advanced, execution_inputs, exemption_inputs, model_input, patch_schema, preset_input, schedule_inputs
 from .patch import patch_model
-from .settings import Settings, parse_blocks
+from .presets import SVG2_PRESETS, resolve
+from .settings import Settings
 
 
 class SVG2Attention(io.ComfyNode):
@@ -17,12 +18,12 @@ class SVG2Attention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and output; ids are forever, workflows carry them."""
-        return schema(
+        return patch_schema(
             aliases=["sparse attention", "sparse videogen", "SVG2", "faster video", "semantic clusters"],
             node_id="SVG2Attention",
             display_name="Sparse VideoGen 2 (SVG2)",
-            description="Video self-attention over the key clusters that hold most of the attention (arXiv 2505.18875), "
-            "with a tail for the rest.",
+            description="Sparse attention for video: over the key clusters that hold most of the attention, with a tail for "
+            "the rest (arXiv 2505.18875). Between model and sampler.",
             inputs=[
                 model_input(),
                 io.Float.Input(
@@ -71,48 +72,14 @@ class SVG2Attention(io.ComfyNode):
                 ),
                 *exemption_inputs(),
                 *execution_inputs(),
+                preset_input(SVG2_PRESETS),
             ],
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        top_p,
-        start_percent,
-        end_percent,
-        q_clusters,
-        k_clusters,
-        min_keep,
-        tail,
-        kmeans_init_iters,
-        kmeans_step_iters,
-        recluster_every,
-        dense_blocks,
-        min_tokens,
-        backend,
-        verbose,
-    ) -> io.NodeOutput:
+    def execute(cls, model, preset, **values) -> io.NodeOutput:
         """The model, patched."""
-        settings = Settings(
-            config=SVG2Config(
-                top_p=top_p,
-                min_keep=min_keep,
-                q_clusters=q_clusters,
-                k_clusters=k_clusters,
-                tail=tail,
-                kmeans_init_iters=kmeans_init_iters,
-                kmeans_step_iters=kmeans_step_iters,
-                recluster_every=recluster_every,
-            ),
-            start_percent=start_percent,
-            end_percent=end_percent,
-            dense_blocks=parse_blocks(dense_blocks),
-            min_tokens=min_tokens,
-            backend=backend,
-            verbose=verbose,
-            node_id=cls.hidden.unique_id,
-        )
+        settings = Settings.of(SVG2Config, resolve(SVG2_PRESETS, preset, values), cls.hidden.unique_id)
         return io.NodeOutput(patch_model(model, settings))
 
 

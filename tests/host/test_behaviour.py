@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from real_host import DEFAULTS, reports
+from real_host import DEFAULTS, EVERYTHING, reports
 
 METHODS = ["SVGAttention", "SVG2Attention"]
 
@@ -53,16 +53,25 @@ def test_the_last_node_wins(host, first, last):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_mask_stays_dense(host, method):
-    prompt = host.prompt("hunyuan_t2v", method, prompt_options={"cfg": 1.0}, start_percent=0.0, dense_blocks="")
-    prompt["positive"]["inputs"]["masked"] = True
-    (report,) = reports(host.server.queue(prompt))
-    assert report["dense_reasons"].keys() == {"mask"} and report["sparse_calls"] == 0
+def test_masked_text_is_left_out(host, method):
+    """With everything else chosen the render is the unpatched one under the same mask, and not the one without."""
+
+    def render(method, masked):
+        inputs = {"start_percent": 0.0, "dense_blocks": "", **EVERYTHING[method]} if method else {}
+        prompt = host.prompt("hunyuan_t2v", method, prompt_options={"cfg": 1.0}, **inputs)
+        prompt["positive"]["inputs"]["masked"] = masked
+        result = host.server.queue(prompt)
+        return latent(result), reports(result)
+
+    out, (report,) = render(method, True)
+    assert report["sparse_calls"] == report["calls"] > 0
+    torch.testing.assert_close(out, render(None, True)[0], atol=1e-4, rtol=1e-4)
+    assert (out - render(None, False)[0]).abs().max() > 1e-2
 
 
 def test_a_reason_is_said_once_a_run(host):
-    _, result = host.render("wan_fun_control", "SVGAttention", start_percent=0.0)
-    assert len(re.findall(r"stays dense, layout: 576 tokens, the 5 x 8 x 12 grid has 480", result.log)) == 1
+    _, result = host.render("wan21_t2v", "SVGAttention", start_percent=0.0, min_tokens=500)
+    assert len(re.findall(r"stays dense, min_tokens: 480 tokens are fewer than 500", result.log)) == 1
 
 
 def test_more_clusters_than_tokens_is_said_once(host):

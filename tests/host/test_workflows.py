@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import workflow_render
 from comfy_host import PromptError, latent, to_prompt
 from real_host import reports
-from workflow_render import METHODS, WORKFLOWS, render_on_host, tiny_version, with_method
+from workflow_render import METHODS, WORKFLOWS, tiny_version, with_method
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
@@ -94,15 +93,3 @@ def test_without_sparse_nodes_the_model_runs_dense(host, info, workflow):
     }
     assert with_method(prompt, None, info) == to_prompt(bypassed, info)
     assert not reports(host.server.queue(tiny_version(with_method(prompt, None, info), **SMALL)))
-
-
-def test_the_demo_renders_dense_and_both_methods(host, monkeypatch):
-    monkeypatch.setattr(workflow_render, "SIZE", {"width": 192, "height": 128, "frames": 17})
-    monkeypatch.setattr(workflow_render, "STEPS", 4)
-    said = []
-    dense, *sparse = render_on_host(host.path, lambda *said_now: said.append(said_now))
-    assert (dense.method, dense.density, dense.computed, dense.error) == ("dense", 1.0, 1.0, 0.0)
-    assert [row.method for row in sparse] == list(METHODS)
-    for row in sparse:
-        assert 0 < row.density <= row.computed < 1 and 0 < row.error < 0.3 and row.seconds > 0
-    assert [done for _, done, _ in said] == list(range(len(said))) and {total for _, _, total in said} == {len(said) - 1}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_videogen.nodes.families import family_of, place_text, video_grid
+from sparse_videogen.nodes.families import OTHER, attention_shape, family_of, forward_grid, place, video_grid
 from sparse_videogen.svg_core import VideoLayout
 
 
-def model(class_name: str, patch=(1, 2, 2), video_first: bool | None = None, base: str | None = None):
+def model(class_name: str, patch=(1, 2, 2), video_first: bool | None = None, base: str | None = None, ref_conv=None):
     """A bare module whose class, or base class, has the name that a host's model has."""
     parent = type(base, (torch.nn.Module,), {}) if base else torch.nn.Module
     made = type(class_name, (parent,), {})()
-    made.patch_size = patch
+    made.patch_size, made.ref_conv = patch, ref_conv
     if video_first is not None:
         block = torch.nn.Identity()
         block.flipped_img_txt = video_first
@@ -20,9 +20,15 @@ def model(class_name: str, patch=(1, 2, 2), video_first: bool | None = None, bas
     return made
 
 
-def test_subclasses_belong_to_the_family():
+def test_the_most_special_family_wins():
     assert family_of(model("VaceWanModel", base="WanModel")).name == "Wan"
-    assert family_of(model("Flux")) is None
+    assert family_of(model("HumoWanModel", base="WanModel")).name == "Wan HuMo"
+
+
+def test_an_unknown_model_that_cuts_videos_into_patches_is_other():
+    assert family_of(model("Kandinsky")) is OTHER
+    assert family_of(model("Flux", patch=2)) is None
+    assert family_of(model("Flux", patch=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -30,35 +36,78 @@ def test_subclasses_belong_to_the_family():
     [((21, 90, 160), (1, 2, 2), (21, 45, 80)), ((3, 7, 9), (1, 2, 2), (3, 4, 5)), ((5, 6, 7), (1, 1, 1), (5, 6, 7))],
 )
 def test_grid_rounds_up_to_whole_patches(size, patch, grid):
-    assert video_grid(model("WanModel", patch), torch.empty(1, 16, *size)) == VideoLayout(*grid)
+    assert video_grid(model("WanModel", patch), (1, 16, *size)) == VideoLayout(*grid)
+
+
+@pytest.mark.parametrize("along_time, frames", [(None, 5), (2, 3)])
+def test_cogvideox_tells_its_patch_in_two_attributes(along_time, frames):
+    made = model("CogVideoXTransformer3DModel", patch=2)
+    made.patch_size_t = along_time
+    assert video_grid(made, (1, 16, 5, 8, 10)) == VideoLayout(frames, 4, 5)
 
 
 def test_an_image_model_has_no_grid():
-    assert video_grid(model("WanModel"), torch.empty(1, 16, 8, 8)) is None
-    assert video_grid(model("WanModel", patch=2), torch.empty(1, 16, 3, 8, 8)) is None
+    assert video_grid(model("WanModel"), (1, 16, 8, 8)) is None
+    assert video_grid(model("WanModel", patch=2), (1, 16, 3, 8, 8)) is None
+    assert forward_grid(model("WanModel"), {"x": torch.empty(1, 16, 8, 8), "time_dim_concat": torch.empty(1)}) is None
+
+
+def test_frames_that_phantom_appends_belong_to_the_grid():
+    arguments = {"x": torch.empty(1, 16, 3, 8, 10), "time_dim_concat": torch.empty(1, 16, 2, 8, 10)}
+    assert forward_grid(model("WanModel"), arguments) == VideoLayout(5, 4, 5)
 
 
 GRID = VideoLayout(3, 4, 5)
+IMAGE = torch.empty(1, 16, 1, 8, 10)
 
 
 @pytest.mark.parametrize(
-    "made, tokens, reference, before, after",
+    "made, tokens, arguments, frames, before, after",
     [
-        (model("WanModel"), 60, 0, 0, 0),
-        (model("HunyuanVideo", video_first=True), 77, 0, 0, 17),
-        (model("HunyuanVideo", video_first=False), 77, 0, 17, 0),
-        (model("HunyuanVideo", video_first=True), 97, 20, 20, 17),
-        (model("HunyuanVideo", video_first=False), 97, 20, 37, 0),
-        (model("CogVideoXTransformer3DModel"), 70, 0, 10, 0),
+        (model("WanModel"), 60, {}, 3, 0, 0),
+        (model("WanModel", ref_conv=True), 80, {"reference_latent": IMAGE}, 4, 0, 0),
+        (model("WanModel", ref_conv=True), 67, {"reference_latent": IMAGE}, 3, 7, 0),
+        (model("WanModel"), 120, {"context_latents": [IMAGE]}, 6, 0, 0),
+        (model("WanModel"), 75, {"context_latents": [IMAGE]}, 3, 0, 15),
+        (model("HumoWanModel", base="WanModel"), 80, {"reference_latent": IMAGE}, 3, 0, 20),
+        (model("WanModel_S2V", base="WanModel"), 85, {}, 3, 0, 25),
+        (model("SCAILWanModel", base="WanModel"), 75, {}, 3, 0, 15),
+        (model("HunyuanVideo", video_first=True), 77, {}, 3, 0, 17),
+        (model("HunyuanVideo", video_first=False), 77, {}, 3, 17, 0),
+        (model("HunyuanVideo", video_first=True), 97, {"ref_latent": IMAGE}, 3, 20, 17),
+        (model("HunyuanVideo", video_first=False), 97, {"ref_latent": IMAGE}, 3, 37, 0),
+        (model("CogVideoXTransformer3DModel"), 70, {}, 3, 10, 0),
+        (model("Kandinsky"), 60, {}, 3, 0, 0),
     ],
-    ids=["wan", "hunyuan-old", "hunyuan-new", "hunyuan-old-reference", "hunyuan-new-reference", "cogvideox"],
+    ids=[
+        *("wan", "fun-control", "fun-control-other-size", "bernini", "bernini-other-size", "humo", "s2v", "scail"),
+        *("hunyuan-old", "hunyuan-new", "hunyuan-old-reference", "hunyuan-new-reference", "cogvideox", "other"),
+    ],
 )
-def test_text_is_placed(made, tokens, reference, before, after):
-    layout = place_text(family_of(made), made, GRID, tokens, reference)
-    assert layout == VideoLayout(3, 4, 5, text_before=before, text_after=after)
+def test_what_is_no_video_is_placed(made, tokens, arguments, frames, before, after):
+    layout = place(family_of(made), made, arguments, GRID, tokens)
+    assert layout == VideoLayout(frames, 4, 5, text_before=before, text_after=after)
 
 
-@pytest.mark.parametrize("tokens", [59, 61])
-def test_a_surplus_that_is_not_understood_is_a_reason(tokens):
+@pytest.mark.parametrize(
+    "made, tokens, arguments",
+    [
+        (model("WanModel"), 59, {}),
+        (model("WanModel"), 61, {}),
+        (model("WanModel"), 80, {"reference_latent": IMAGE}),
+        (model("WanModel", ref_conv=True), 80, {}),
+        (model("HunyuanVideo", video_first=True), 70, {"ref_latent": IMAGE}),
+        (model("Kandinsky"), 61, {}),
+    ],
+    ids=["fewer", "more", "reference-without-conv", "conv-without-reference", "short-reference", "other"],
+)
+def test_a_surplus_that_is_not_understood_is_a_reason(made, tokens, arguments):
+    reason = place(family_of(made), made, arguments, GRID, tokens)
+    assert reason.startswith(f"layout: {tokens} tokens, the 3 x 4 x 5 grid has 60")
+
+
+def test_attention_shape_is_read_from_the_model():
     made = model("WanModel")
-    assert place_text(family_of(made), made, GRID, tokens, 0).startswith(f"layout: {tokens} tokens, the 3 x 4 x 5 grid has 60")
+    made.blocks, made.num_heads, made.dim = [None] * 40, 40, 5120
+    assert attention_shape(family_of(made), made) == (40, 40, 128)
+    assert attention_shape(OTHER, model("Kandinsky")) is None

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sparse_videogen.nodes import forward as forward_module
 from sparse_videogen.nodes.families import FAMILIES
-from sparse_videogen.nodes.forward import Call, Forward
+from sparse_videogen.nodes.forward import Forward
 from sparse_videogen.nodes.run import Run
 from sparse_videogen.nodes.settings import Settings, parse_blocks
 from sparse_videogen.svg_core import SVGConfig, VideoLayout
 
-WAN, HUNYUAN, _ = FAMILIES
+WAN, HUNYUAN = (next(family for family in FAMILIES if family.name == name) for name in ("Wan", "HunyuanVideo"))
 
 
 class Model(torch.nn.Module):
@@ -23,50 +24,55 @@ class Model(torch.nn.Module):
     double_blocks = [None] * 20
 
 
-def make_forward(family=WAN, uuids=("cond",), window=None, **settings):
+def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_blocks=None, **settings):
     settings = Settings(SVGConfig(), min_tokens=0, **settings)
     options = {"sigmas": torch.tensor([0.5]), "uuids": list(uuids)}
+    if replaced:
+        options["patches_replace"] = {"dit": {("double_block", i): None for i in replaced}}
     if window is not None:
         options["context_window"] = SimpleNamespace(index_list=window)
     arguments = {"x": torch.zeros(1, 16, 3, 8, 10), "transformer_options": options}
-    return Forward(Run(settings, 1.0, 0.0), family, Model(), arguments)
+    model = Model()
+    model.double_blocks = double_blocks or model.double_blocks
+    return Forward(Run(settings, 1.0, 0.0), family, model, arguments)
 
 
-def make_call(tokens=60, keys=None, heads=2, mask=None, **options):
-    q = torch.zeros(1, tokens, heads * 128)
-    k = torch.zeros(1, keys or tokens, heads * 128)
-    return Call.read(q, k, k, heads, mask=mask, transformer_options=options)
+def make_call(forward=None, tokens=60, keys=None, heads=2, mask=None, batch=1, **options):
+    q = torch.zeros(batch, tokens, heads * 128)
+    k = torch.zeros(batch, keys or tokens, heads * 128)
+    return (forward or make_forward()).video_call(q, k, k, heads, mask=mask, transformer_options=options)
 
 
 def test_reads_both_shapes_of_the_hosts_call():
     flat = make_call()
-    by_head = Call.read(*[torch.zeros(1, 2, 60, 128)] * 3, 2, skip_reshape=True, skip_output_reshape=True)
+    by_head = [torch.zeros(1, 2, 60, 128)] * 3
+    by_head = make_forward().video_call(*by_head, 2, skip_reshape=True, skip_output_reshape=True, transformer_options={})
     assert flat.q.shape == by_head.q.shape == (1, 2, 60, 128)
     assert flat.result(flat.q).shape == (1, 60, 256) and by_head.result(by_head.q).shape == (1, 2, 60, 128)
 
 
 @pytest.mark.parametrize("tokens, keys, mine", [(60, 60, True), (77, 77, True), (60, 12, False), (12, 12, False)])
 def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
-    assert make_forward().is_video_attention(make_call(tokens, keys)) is mine
+    assert (make_call(tokens=tokens, keys=keys) is not None) is mine
 
 
-def keys_of(forward, *options):
-    return [forward.place(make_call(**each)) for each in options]
+def calls_of(forward, *options):
+    return [make_call(forward, **each) for each in options]
 
 
 def test_layers_are_counted_where_the_host_does_not_tell():
-    assert [layer for layer, _ in keys_of(make_forward(), {}, {}, {})] == [0, 1, 2]
+    assert [call.layer for call in calls_of(make_forward(), {}, {}, {})] == [0, 1, 2]
 
 
 def test_single_blocks_come_after_double_blocks():
     double, single = {"block_index": 3, "block_type": "double"}, {"block_index": 3, "block_type": "single"}
-    assert [layer for layer, _ in keys_of(make_forward(HUNYUAN), double, single)] == [3, 23]
+    assert [call.layer for call in calls_of(make_forward(HUNYUAN), double, single)] == [3, 23]
 
 
 def test_a_block_index_that_repeats_is_another_call():
     """VACE's own blocks carry the index of the main block that they belong to."""
-    places = keys_of(make_forward(), {"block_index": 0}, {"block_index": 0}, {"block_index": 1})
-    assert len({key for _, key in places}) == 3 and [layer for layer, _ in places] == [0, 0, 1]
+    calls = calls_of(make_forward(), {"block_index": 0}, {"block_index": 0}, {"block_index": 1})
+    assert len({call.key for call in calls}) == 3 and [call.layer for call in calls] == [0, 0, 1]
 
 
 def test_what_must_not_share_state_has_a_key_of_its_own():
@@ -76,36 +82,80 @@ def test_what_must_not_share_state_has_a_key_of_its_own():
         make_forward(uuids=("uncond", "cond")),
         make_forward(window=[0, 1]),
         make_forward(window=[1, 2]),
+        make_forward(replaced=[7, 8]),
     ]
-    keys = [forward.place(make_call())[1] for forward in forwards]
+    keys = [make_call(forward).key for forward in forwards]
     assert len(set(keys)) == len(keys)
-    assert make_forward(uuids=("cond",)).place(make_call())[1] == keys[0]  # and the next step finds it again
-
-
-def reason(call, layer=5, **settings):
-    forward = make_forward(**settings)
-    return forward.dense_reason(call, layer, forward.layout(call))
+    assert make_call(make_forward(uuids=("cond",))).key == keys[0]  # and the next step finds it again
 
 
 def test_reasons_to_stay_dense():
-    assert reason(make_call()) is None
-    assert reason(make_call(tokens=61)).startswith("layout: 61 tokens")
-    assert reason(make_call(mask=torch.zeros(1, 1, 60))).startswith("mask: an attention mask (1, 1, 60)")
-    assert reason(make_call(), dense_blocks=parse_blocks("5")) == "dense_blocks: 5"
-    narrow = Call.read(*[torch.zeros(1, 60, 64)] * 3, 2)
-    assert reason(narrow).startswith("head_dim: 32")
+    assert make_call().reason is None
+    assert make_call(tokens=61).reason.startswith("layout: 61 tokens")
+    blocks = make_forward(dense_blocks=parse_blocks("5"))
+    assert make_call(blocks, block_index=5).reason == "dense_blocks: block 5"
+    narrow = make_forward().video_call(*[torch.zeros(1, 60, 64)] * 3, 2, transformer_options={})
+    assert narrow.reason.startswith("head_dim: 32")
+
+
+def text_mask(*rows, batch_dims=1):
+    """Additive [B, 1, N] over 60 video tokens and 8 of text; each row lists what it leaves out."""
+    mask = torch.zeros(len(rows), 68)
+    for row, out in zip(mask, rows, strict=True):
+        row[list(out)] = torch.finfo(torch.float32).min
+    return mask.view(len(rows), *[1] * batch_dims, 68)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [text_mask((60, 67)), text_mask((60, 67), batch_dims=2), text_mask((60, 67)).half(), text_mask((60, 67)) == 0,
+     text_mask((60, 67))[0], text_mask((60, 67), (60, 67))],
+    ids=["3d", "4d", "half", "bool", "2d", "batch"],
+)  # fmt: skip
+def test_masked_text_becomes_part_of_the_layout(mask):
+    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
+    call = make_call(forward, tokens=68, mask=mask, batch=2)
+    assert call.reason is None and call.layouts == [VideoLayout(3, 4, 5, text_after=8, masked=(60, 67))]
+
+
+def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
+    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
+    call = make_call(forward, tokens=68, mask=text_mask((66, 67), ()), batch=2)
+    assert [layout.masked for layout in call.layouts] == [(66, 67), ()]
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (text_mask((59,)), "mask: it leaves out tokens of the video"),
+        (text_mask(()) + 0.5, "mask: it weighs keys"),
+        (torch.zeros(1, 68, 68), r"mask: (1, 68, 68) is no mask of the 68 keys alone"),
+        (torch.zeros(68, 68), r"mask: (68, 68) is no mask of the 68 keys alone"),
+        (torch.zeros(1, 2, 1, 68), r"mask: (1, 2, 1, 68) is no mask of the 68 keys alone"),
+        (torch.zeros(1, 1, 60), r"mask: (1, 1, 60) is no mask of the 68 keys alone"),
+    ],
+    ids=["video", "bias", "full", "full-2d", "per-head", "short"],
+)
+def test_any_other_mask_stays_dense(mask, reason):
+    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
+    assert make_call(forward, tokens=68, mask=mask).reason.startswith(reason)
+
+
+def test_a_mask_is_read_once_a_forward(monkeypatch):
+    read = []
+    monkeypatch.setattr(forward_module, "masked_keys", lambda mask, tokens: read.append(mask) or [()])
+    forward, mask = make_forward(HUNYUAN), text_mask(())
+    for _ in range(3):
+        make_call(forward, tokens=68, mask=mask)
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("backend, dense", [("auto", True), ("torch", False)])
 def test_a_gpu_without_triton_stays_dense_unless_torch_is_asked_for(monkeypatch, backend, dense):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    gpu = SimpleNamespace(shape=(1, 2, 60, 128), device=SimpleNamespace(type="cuda"))
-    call = Call(gpu, gpu, gpu, None, None, False, {})
-    forward = make_forward(backend=backend)
-    found = forward.dense_reason(call, 5, forward.grid)
+    found = make_forward(backend=backend)._backend_reason(SimpleNamespace(type="cuda"))
     assert found.startswith("backend: Triton is not installed; run 'pip install triton'") if dense else found is None
 
 
 def test_the_hosts_own_grid_is_trusted():
-    forward, call = make_forward(), make_call(tokens=80, grid_sizes=(4, 4, 5))
-    assert forward.layout(call) == VideoLayout(4, 4, 5)
+    assert make_call(tokens=80, grid_sizes=(4, 4, 5)).layouts == [VideoLayout(4, 4, 5)]

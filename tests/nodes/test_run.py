@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -12,12 +13,19 @@ from sparse_videogen.nodes.settings import Settings
 from sparse_videogen.svg_core import AttentionStats, SVGConfig
 
 
-def make_run(start=math.inf, end=-math.inf, **settings):
-    return Run(Settings(SVGConfig(), node_id="7", **settings), start, end)
+def make_run(start=math.inf, end=-math.inf, tell=lambda kind, message: None, **settings):
+    return Run(Settings(SVGConfig(), node_id="7", **settings), start, end, tell=tell)
 
 
-def stats(density):
-    return AttentionStats(torch.full((1, 2), density), torch.full((1, 2), density + 0.1), None, None)
+def stats(density, error=0.05, temporal=None, finite=True, dense=False):
+    """Of two heads, alike but for the pattern."""
+    same = [torch.full((1, 2), value) for value in (density, density + 0.1, error, finite, dense)]
+    pattern = None if temporal is None else torch.tensor([temporal])
+    return AttentionStats(same[0], same[1], pattern, None, same[3], same[2], same[4])
+
+
+def options(sigma, schedule=(1.0, 0.75, 0.5, 0.25, 0.0)):
+    return {"sigmas": torch.tensor([sigma]), **({} if schedule is None else {"sample_sigmas": torch.tensor(schedule)})}
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0, 8.0])
@@ -40,13 +48,17 @@ def test_the_whole_schedule_is_sparse_without_borders():
 
 def test_the_line_of_a_run():
     run = make_run()
+    run.begin_forward(options(1.0))
     for density in (0.2, 0.4):
-        run.count_sparse(stats(density), layer=1)
+        run.count_sparse([stats(density)], layer=1)
     for reason in ("start_percent: early", "dense_blocks: 0", "start_percent: early"):
-        run.count_dense(reason)
+        run.count_dense(reason, layer=0)
     report = run.report()
     assert report["density"] == pytest.approx(0.3) and report["computed"] == pytest.approx(0.4)
-    assert summary(report) == "SVG: sparse 2/5 calls, density 0.30, computed 0.40, dense: 2 start_percent, 1 dense_blocks"
+    assert report["work"] == pytest.approx((3 + 0.3 + 0.5) / 5)
+    assert report["explanations"] == {"start_percent": "early", "dense_blocks": "0"}
+    line = "SVG: sparse 2/5 calls, density 0.30, computed 0.40, error 5.0%, dense: 2 start_percent, 1 dense_blocks"
+    assert summary(report) == line
     assert summary(make_run().report()) == "SVG: sparse 0/0 calls"
 
 
@@ -67,5 +79,75 @@ def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):
 @pytest.mark.parametrize("sigmas, sparse", [([1.0, 0.9, 0.0], False), ([1.0, 0.7, 0.0], True), (None, True)])
 def test_warm_up_is_worth_it_only_before_a_sparse_step(sigmas, sparse):
     run = make_run(start=0.8, start_percent=0.2)
-    run.begin_forward({} if sigmas is None else {"sample_sigmas": torch.tensor(sigmas)})
+    run.begin_forward(options(1.0, sigmas))
     assert run.goes_sparse is sparse
+
+
+def test_each_step_is_told_once_it_is_over_and_the_run_at_its_end():
+    told = []
+    run = make_run(tell=lambda kind, message: told.append((kind, message)))
+    for sigma, density in ((1.0, None), (0.75, 0.2), (0.75, 0.4), (0.6, 0.3), (0.5, 0.5)):  # 0.6: between two steps
+        run.begin_forward(options(sigma))
+        run.count_dense("dense_blocks: 0", layer=0)
+        if density is None:
+            run.count_dense("start_percent: early", layer=2)
+        else:
+            run.count_sparse([stats(density, temporal=[0, 1])], layer=2)
+    assert [(kind, message["step"]) for kind, message in told] == [("step", 0), ("step", 1)]
+    report = run.close()
+    assert [kind for kind, _ in told] == ["step", "step", "step", "run"] and told[-1][1] is report
+    first, second, third = (message for kind, message in told if kind == "step")
+    assert first["density"] == [None, None, None] and first["reasons"] == {"dense_blocks": "0", "start_percent": "early"}
+    assert second["density"] == [None, None, pytest.approx(0.3)] and second["reasons"] == {"dense_blocks": "0"}
+    assert (second["temporal"], second["kept"], second["dense_heads"], second["steps"]) == (0.5, None, 0.0, 4)
+    assert third["step"] == 2 and third["error"] == [None, None, pytest.approx(0.05)]
+    keys = ("step", "density", "error", "temporal", "kept", "dense_heads", "reasons")
+    assert report["steps"] == [{key: step[key] for key in keys} for step in (first, second, third)]
+    assert report["run"] == first["run"] < make_run().report()["run"]
+
+
+def test_steps_are_counted_where_the_sampler_has_no_schedule():
+    told = []
+    run = make_run(tell=lambda kind, message: told.append(message))
+    for sigma in (1.0, 1.0, 0.7, 0.3):
+        run.begin_forward(options(sigma, None))
+    run.close()
+    assert [(message["step"], message["steps"]) for message in told[:-1]] == [(0, None), (1, None), (2, None)]
+
+
+def test_nan_is_told_as_calls_and_leaves_the_figures_readable():
+    run = make_run()
+    run.begin_forward(options(1.0))
+    run.count_sparse([stats(0.2, error=math.nan, finite=False)], layer=0)
+    run.count_sparse([stats(0.2, error=0.1)], layer=1)
+    report = run.close()
+    assert report["not_finite_calls"] == 1 and report["error"] == pytest.approx(0.1)
+    assert report["steps"][0]["error"] == [None, pytest.approx(0.1)]
+    json.dumps(report, allow_nan=False)
+    assert "NaN or infinity in 1 of them" in summary(report)
+
+
+def test_traffic_of_a_long_run_stays_small():
+    """50 steps of 40 layers, cond and uncond apart: under 200 messages and 200 kB."""
+    sent = []
+    run = make_run(tell=lambda kind, message: sent.append(json.dumps(message)))
+    schedule = torch.linspace(1, 0, 51).tolist()
+    for step, sigma in enumerate(schedule[:-1]):
+        for branch in range(2):
+            run.begin_forward(options(sigma, schedule))
+            for layer in range(40):
+                if layer == 0 or step < 10:
+                    run.count_dense("start_percent: sparse from 20% of the schedule on", layer)
+                else:
+                    run.count_sparse([stats(0.1234567 + 0.001 * layer, error=0.0123456 * (1 + branch))], layer)
+    run.close()
+    assert len(sent) == 51 and sum(map(len, sent)) < 200_000
+
+
+def test_time_is_told_by_kind():
+    run = make_run()
+    for _ in range(2):
+        with run.record.timed("sparse", torch.device("cpu")):
+            torch.ones(10).sum()
+    attention = run.report()["attention"]
+    assert attention.keys() == {"sparse"} and attention["sparse"]["calls"] == 2 and attention["sparse"]["seconds"] >= 0

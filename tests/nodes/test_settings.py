@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sparse_videogen.nodes.settings import Settings, parse_blocks
+from sparse_videogen.nodes.presets import CUSTOM, SVG2_PRESETS, SVG_PRESETS, resolve
+from sparse_videogen.nodes.settings import Settings, describe_blocks, parse_blocks
 from sparse_videogen.svg_core import SVG2Config, SVGConfig
 
 
@@ -13,6 +14,11 @@ from sparse_videogen.svg_core import SVG2Config, SVGConfig
 )
 def test_parses_blocks(text, blocks):
     assert parse_blocks(text) == blocks
+
+
+@pytest.mark.parametrize("text", ["", "0", "0-1, 38-39", "2-4, 7"])
+def test_describes_blocks(text):
+    assert describe_blocks(parse_blocks(text)) == text
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "3-2", "-1", "1;2", "1.5", "1000", "0-99999999999"])
@@ -34,3 +40,40 @@ def test_rejects_a_backend():
 
 def test_names_the_method():
     assert (Settings(SVGConfig()).method, Settings(SVG2Config()).method) == ("SVG", "SVG2")
+
+
+@pytest.mark.parametrize("max_error", [-0.1, 1.1])
+def test_rejects_a_max_error(max_error):
+    with pytest.raises(ValueError, match=f"max_error={max_error}: must be between 0"):
+        Settings(SVGConfig(), max_error=max_error)
+
+
+COMMON = {"start_percent": 0.5, "end_percent": 1.0, "dense_blocks": "3", "min_tokens": 5, "backend": "torch", "verbose": False}
+WIDGETS = {
+    SVGConfig: {"sparsity": 0.5, "sampled_rows": 32, "max_error": 0.1, **COMMON},
+    SVG2Config: {
+        **{"top_p": 0.5, "q_clusters": 7, "k_clusters": 8, "min_keep": 0.2, "tail": "off", "max_error": 0.1, **COMMON},
+        **{"kmeans_init_iters": 3, "kmeans_step_iters": 1, "recluster_every": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("config, presets", [(SVGConfig, SVG_PRESETS), (SVG2Config, SVG2_PRESETS)], ids=["SVG", "SVG2"])
+class TestPresets:
+    def test_custom_reads_the_widgets(self, config, presets):
+        settings = Settings.of(config, resolve(presets, CUSTOM, WIDGETS[config]), "7")
+        widgets = dict(WIDGETS[config], dense_blocks=frozenset({3}))
+        parts = {**vars(settings), **vars(settings.config)}
+        assert {name: parts[name] for name in widgets} == widgets and settings.node_id == "7"
+
+    def test_a_named_one_wins_over_the_widgets(self, config, presets):
+        for name, values in presets.items():
+            settings = Settings.of(config, resolve(presets, name, WIDGETS[config]), None)
+            parts = {**vars(settings), **vars(settings.config)}
+            assert values.keys() <= WIDGETS[config].keys()
+            for widget, value in (WIDGETS[config] | values).items():
+                assert parts[widget] == (parse_blocks(value) if widget == "dense_blocks" else value), (name, widget)
+
+    def test_an_unknown_one_is_named(self, config, presets):
+        with pytest.raises(ValueError, match="preset='Warp': must be one of Custom, Wan 2.1"):
+            resolve(presets, "Warp", WIDGETS[config])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
+from sparse_videogen.svg_core import VideoLayout
 from torch import Tensor
 
 
-def plan_mask(plan, tokens: int) -> Tensor:
+def plan_mask(plans: list, tokens: int) -> Tensor:
     """[B, H, N, N] bool: query row n reads key m. Fails if a row is in two tiles or none, or a key twice in a list."""
-    b, h = plan.set_of_head.shape
+    b, h = plans[0].set_of_head.shape
     mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool)
     for i in range(b):
         for j in range(h):
-            s = int(plan.set_of_head[i, j])
             seen = []
-            for t in range(plan.query_index.shape[1]):
+            for plan, t in ((part, t) for part in plans for t in range(part.query_index.shape[1])):
+                s = int(plan.set_of_head[i, j])
                 rows = plan.query_index[s, t]
                 rows = rows[rows >= 0].long()
                 keys = plan.key_index[s, t, : plan.key_count[s, t]].long()
@@ -48,3 +50,14 @@ def text_rows(layout) -> Tensor:
     text = torch.ones(layout.tokens, dtype=torch.bool)
     text[layout.video] = False
     return text
+
+
+@st.composite
+def any_layout(draw) -> VideoLayout:
+    """Small layouts: text on either side, some of it masked."""
+    sizes = [draw(st.integers(1, most)) for most in (6, 7, 7)]
+    before, after = draw(st.integers(0, 9)), draw(st.integers(0, 20))
+    plain = VideoLayout(*sizes, before, after)
+    text = text_rows(plain).nonzero().flatten().tolist()
+    masked = draw(st.sets(st.sampled_from(text))) if text else ()
+    return VideoLayout(*sizes, before, after, tuple(sorted(masked)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from comfy_host import ComfyServer, host_version, latent
@@ -16,9 +17,11 @@ DEFAULTS = {
         "end_percent": 1.0,
         "dense_blocks": "0",
         "min_tokens": 0,
+        "max_error": 0.0,
         "sampled_rows": 64,
         "backend": "auto",
         "verbose": False,
+        "preset": "Custom",
     },
     "SVG2Attention": {
         "top_p": 0.6,
@@ -33,32 +36,62 @@ DEFAULTS = {
         "recluster_every": 1,
         "dense_blocks": "0",
         "min_tokens": 0,
+        "max_error": 0.0,
         "backend": "auto",
         "verbose": False,
+        "preset": "Custom",
     },
 }
+HELPERS = (ROOT / "demo" / "helper_nodes", ROOT / "tests" / "support" / "host_nodes")
+# Settings that leave nothing out.
+EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
 # 5 latent frames of 8 x 12 tokens; a model with 16 px latents needs twice the size for as many.
 SIZE = {"width": 192, "height": 128, "frames": 17, "steps": 4, "cfg": 5.0}
+Patches = Sequence[tuple[str, dict]]
+FIRST_VERSION = "0.3.60"  # with the attention override
 LARGE_PIXELS = {"wan22_5b": 2, "hunyuan15": 1}
 
 
 class Host:
-    """A running ComfyUI with the pack and the tiny checkpoints in it."""
+    """A running ComfyUI with the pack and the tiny checkpoints in it.
 
-    def __init__(self, path: Path, base_dir: Path):
+    Args:
+        families: whose checkpoints are written; None: all that this ComfyUI loads.
+    """
+
+    def __init__(self, path: Path, base_dir: Path, families: Sequence[str] | None = None):
         self.path, self.version = path, host_version(path)
-        self.families = families_for(self.version)
+        self.families = families_for(self.version) if families is None else families
         for family in self.families:
             write_checkpoint(family, base_dir / "models" / "diffusion_models")
-        self.server = ComfyServer(path, base_dir, [ROOT, ROOT / "demo" / "helper_nodes"])
+        self.server = ComfyServer(path, base_dir, [ROOT, *HELPERS])
 
-    def prompt(self, family: str, method: str | None = None, *, prompt_options: dict | None = None, **inputs) -> dict:
-        """An API prompt; `inputs` change the node's, `prompt_options` the rest's."""
+    def prompt(
+        self,
+        family: str,
+        method: str | None = None,
+        *,
+        prompt_options: dict | None = None,
+        before: Patches = (),
+        after: Patches = (),
+        **inputs,
+    ) -> dict:
+        """An API prompt.
+
+        Args:
+            inputs: change our node's.
+            prompt_options: change the rest's.
+            before, after: (class_type, inputs) of nodes that patch the model on either side of ours.
+        """
+        ours = [(method, {**DEFAULTS[method], **inputs})] if method else []
 
         def insert(prompt: dict, link: list) -> list:
-            node = f"svg_{link[0]}"
-            prompt[node] = {"class_type": method, "inputs": {"model": link, **DEFAULTS[method], **inputs}}
-            return [node, 0]
+            loader = link[0]
+            for i, (class_type, values) in enumerate([*before, *ours, *after]):
+                node = f"svg_{loader}" if class_type == method else f"patch_{i}_{loader}"
+                prompt[node] = {"class_type": class_type, "inputs": {"model": link, **values}}
+                link = [node, 0]
+            return link
 
         size = dict(SIZE)
         if family in LARGE_PIXELS:
@@ -66,12 +99,18 @@ class Host:
         low = family.replace("_high", "_low")
         pair = {"unet_low": f"{low}.safetensors"} if low != family else {}
         options = {"unet": f"{family}.safetensors", **pair, **size, **(prompt_options or {})}
-        return tiny_prompt(family, model_patch=insert if method else None, **options)
+        return tiny_prompt(family, model_patch=insert, **options)
 
     def render(self, family: str, method: str | None = None, **kwargs):
         """(latent, result) of `prompt(...)`."""
         result = self.server.queue(self.prompt(family, method, **kwargs))
         return latent(result), result
+
+
+def is_old(version: str) -> bool:
+    """Whether a ComfyUI of this version has no attention override: the nodes then change nothing."""
+    first, this = ([int(part) for part in text.split(".")[:3]] for text in (FIRST_VERSION, version))
+    return this < first
 
 
 def reports(result) -> list[dict]:

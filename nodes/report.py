@@ -1,0 +1,103 @@
+"""The SVGReport node: what a sampling run did, as a picture and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .inputs import schema
+from .patch import last_report
+from .plots import Canvas
+from .record import work_line
+
+WIDTH, HEIGHT = 1280, 1000
+MARGIN, MIDDLE = 40, WIDTH // 2
+NOTHING = (
+    "Nothing to report: this MODEL was not sampled with a Sparse VideoGen node on it.",
+    "Connect the MODEL output of the SVG or SVG2 node (not bypassed) to this node, and the LATENT of the sampler that used it.",
+)
+
+
+class SVGReport(io.ComfyNode):
+    """Passes the latent on, and shows what the run that made it did."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs; ids are forever, workflows carry them."""
+        return schema(
+            aliases=["sparse attention report", "density", "sparse videogen report"],
+            node_id="SVGReport",
+            display_name="Sparse VideoGen Report",
+            category="model/patch/report",
+            description="What the last sampling run with a Sparse VideoGen model did: density and measured error by layer and "
+            "step, head types, time in attention, and why calls stayed dense.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that was sampled, as it comes from the SVG or SVG2 node."),
+                io.Latent.Input("samples", tooltip="What the sampler made of it: so the report comes after the run."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The samples, unchanged."),
+                io.Image.Output(display_name="IMAGE", tooltip="The report as a picture."),
+                io.String.Output(display_name="JSON", tooltip="The report's figures."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, samples) -> io.NodeOutput:
+        """The latent, the picture and the JSON; a model without a run gives a picture that says so, and null."""
+        report = last_report(model)
+        picture, text = draw_report(report), json.dumps(report)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"report": (text,)}
+        return io.NodeOutput(samples, picture, text, ui=shown)
+
+
+def draw_report(report: dict | None) -> Tensor:
+    """A picture of a report, [1, H, W, 3] in [0, 1]."""
+    canvas = Canvas(WIDTH, HEIGHT)
+    if report is None or not report["calls"]:
+        canvas.paragraph((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT), NOTHING, size=24)
+        return canvas.tensor()
+    canvas.text(MARGIN, 30, f"{report['method']}: {work_line(report)}", size=26)
+    left, right = (MARGIN, MIDDLE - 20), (MIDDLE + 20, WIDTH - MARGIN)
+    upper, lower = (90, 540), (580, HEIGHT - 20)
+    for (x0, x1), name, title, form in ((left, "density", "Density", "{:.2f}"), (right, "error", "Measured error", "{:.1%}")):
+        matrix = list(zip(*(step[name] for step in report["steps"]), strict=True))  # by layer, then step
+        canvas.heat_map((x0, upper[0], x1, upper[1]), matrix or [[None]], title=title, form=form)
+    if report["method"] == "SVG":
+        bars = {"title": "Head types", "unit": "temporal", "rest": "spatial"}
+        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["temporal"], **bars)
+    else:
+        bars = {"title": "Key clusters computed", "unit": "clusters"}
+        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["kept"], **bars)
+    canvas.text(right[0], lower[0], "Time in attention", size=22)
+    canvas.paragraph((right[0], lower[0] + 38, right[1], lower[0] + 150), time_lines(report), size=18)
+    canvas.text(right[0], lower[0] + 170, "Dense calls", size=22)
+    canvas.paragraph((right[0], lower[0] + 208, right[1], lower[1]), dense_lines(report), size=18)
+    return canvas.tensor()
+
+
+def time_lines(report: dict) -> list[str]:
+    """Seconds by kind of call, and how much faster a sparse call was."""
+    lines, per_call = [], {}
+    for kind in ("dense", "warm_up", "sparse"):
+        if kind in report["attention"]:
+            calls, seconds = report["attention"][kind].values()
+            per_call[kind] = seconds / calls
+            lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:.3g} ms each")
+    if "dense" in per_call and "sparse" in per_call:
+        lines.append(f"a sparse call took {per_call['sparse'] / per_call['dense']:.2f} of a dense one's time")
+    return lines
+
+
+def dense_lines(report: dict) -> list[str]:
+    """A line a reason, and what else one should know."""
+    lines = [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
+    if report["dense_heads"]:
+        lines.append(f"{report['dense_heads']:.1%} of heads were above max_error and computed in full")
+    if report["not_finite_calls"]:
+        lines.append(f"NaN or infinity in {report['not_finite_calls']} calls, which the model's own q, k or v brought")
+    lines += [f"torch in place of the Triton kernel {op}: {message}" for op, message in report["kernel_failures"].items()]
+    return lines or ["none"]

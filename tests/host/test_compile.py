@@ -1,0 +1,79 @@
+"""Beside torch.compile, as core's TorchCompileModel node sets it up: the model is cut at its attention, and only once.
+
+With the backend "eager": what is traced, cut and guarded is the same, without minutes of code generation.
+"""
+
+from __future__ import annotations
+
+import pytest
+from in_process import run_in_host
+
+SCRIPT = """
+import torch._dynamo
+from torch._dynamo.utils import counters
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras import nodes_torch_compile
+
+# Since it skips guards on transformer_options, what was compiled without our node is used with it.
+skips = getattr(nodes_torch_compile, "skip_torch_compile_dict", None)
+OPTIONS = {"guard_filter_fn": skips} if skips else None
+
+def compiled(model, keys):
+    model = model.clone()
+    set_torch_compile_wrapper(model=model, backend="eager", keys=keys, options=OPTIONS)
+    return model
+
+model = load()
+WHOLE, BLOCKS = ["diffusion_model"], [f"diffusion_model.blocks.{i}" for i in range(3)]
+ORDERS = {
+    "node, compile": lambda method: compiled(patch(model, method), WHOLE),
+    "compile, node": lambda method: patch(compiled(model, WHOLE), method),
+    "node, compile blocks": lambda method: compiled(patch(model, method), BLOCKS),
+}
+plain = sample(model)
+for name, keys in {"whole": WHOLE, "blocks": BLOCKS}.items():
+    torch._dynamo.reset()
+    bare = sample(compiled(model, keys))
+    both = compiled(patch(model, "SVG2", start_percent=0.3), keys)
+    late = sample(both)
+    out = sample(both)
+    other = sample(compiled(patch(model, "SVG"), keys))
+    again = sample(compiled(model, keys))
+    expected = [plain, sample(patch(model, "SVG2", start_percent=0.3)), sample(patch(model, "SVG")), plain]
+    differences = [(a - b).abs().max().item() for a, b in zip((bare, out, other, again), expected)]
+    tell(f"compiled before, {name}", differences=differences, late=late.isfinite().all().item(), skips=skips is not None)
+
+expected = sample(patch(model, "SVG2"))
+for order, make in ORDERS.items():
+    torch._dynamo.reset()
+    counters.clear()
+    frames = []
+    said.clear()
+    out = sample(make("SVG2"), callback=lambda *_: frames.append(sum(counters["frames"].values())))
+    tell(order, frames=frames, difference=(out - expected).abs().max().item())
+"""
+
+
+@pytest.fixture(scope="module")
+def told(host, tmp_path_factory):
+    return run_in_host(host.path, SCRIPT, tmp_path_factory.mktemp("compile"))
+
+
+@pytest.mark.parametrize("order", ["node, compile", "compile, node", "node, compile blocks"])
+def test_a_compiled_model_runs_sparse_and_is_compiled_in_the_first_step_alone(told, order):
+    facts = told[order]
+    assert facts["difference"] < 1e-4
+    assert "sparse 8/12 calls" in facts["said"][-1]
+    assert facts["frames"][0] > 0 and len(set(facts["frames"])) == 1
+
+
+@pytest.mark.parametrize("part", ["whole", "blocks"])
+def test_a_model_that_was_compiled_without_the_node_is_compiled_anew_and_serves_both(told, part):
+    facts = told[f"compiled before, {part}"]
+    assert max(facts["differences"]) < 1e-4 and facts["late"]
+    first, second, *_ = (said.split()[3] for said in facts["said"] if ": sparse " in said)
+    assert second == "4/12"
+    told_so = sum("stays dense, unseen: torch.compile had compiled this model without the node" in x for x in facts["said"])
+    assert told_so == (first != "4/12"), facts["said"]
+    if part == "whole":  # the first that the process compiled
+        assert told_so == facts["skips"]

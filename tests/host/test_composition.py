@@ -1,0 +1,191 @@
+"""Beside what people put into the same graph: samplers, guiders, caches, LoRA, compilation, other packs' overrides.
+
+Most compare a graph with our node, set to leave nothing out, to the same graph without it: whatever the other
+nodes do, they must do the same.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfy_host import latent
+from real_host import EVERYTHING, reports
+from tiny_checkpoints import write_lora
+
+METHODS = ["SVGAttention", "SVG2Attention"]
+ALL_STEPS = {"start_percent": 0.0, "dense_blocks": ""}
+SAMPLERS = ["heun", "dpmpp_2s_ancestral", "dpmpp_2m", "uni_pc", "er_sde", "res_multistep", "lcm"]
+WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
+WINDOWS = {"context_length": 13, "context_overlap": 5, "context_schedule": "standard_static", "context_stride": 1}
+# Inputs of younger hosts; older ones pass them over.
+WINDOWS |= {"retain_first_frame": False, "split_conds_to_windows": False}
+PATCHES = {
+    "shift": ("ModelSamplingSD3", {"shift": 3.0}),
+    "easy-cache": ("EasyCache", {"reuse_threshold": 0.2, "verbose": False, **WHOLE}),
+    "lora": ("LoraLoaderModelOnly", {"lora_name": "tiny_lora.safetensors", "strength_model": 1.0}),
+    "cfg-zero-star": ("CFGZeroStar", {}),
+    "skip-layer": (
+        "SkipLayerGuidanceDiT",
+        {"double_layers": "1", "single_layers": "1", "scale": 3.0, "rescaling_scale": 0.0, **WHOLE},
+    ),
+    "windows": ("WanContextWindowsManual", {"closed_loop": False, "fuse_method": "pyramid", "freenoise": False, **WINDOWS}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lora(host):
+    write_lora(host.server.base_dir / "models" / "loras" / "tiny_lora.safetensors")
+
+
+def assert_as_without_it(host, family, method, *, prompt_options=None, change=lambda prompt: prompt, **patches):
+    """The composed graph gives the same with our node leaving nothing out, another when it does; the sparse reports."""
+    plain = latent(host.server.queue(change(host.prompt(family, prompt_options=prompt_options, **patches))))
+    everything = host.prompt(family, method, prompt_options=prompt_options, **patches, **ALL_STEPS, **EVERYTHING[method])
+    result = host.server.queue(change(everything))
+    assert all(report["sparse_calls"] == report["calls"] > 0 for report in reports(result))
+    torch.testing.assert_close(latent(result), plain, atol=2e-3, rtol=2e-3)
+    result = host.server.queue(change(host.prompt(family, method, prompt_options=prompt_options, **patches)))
+    assert latent(result).isfinite().all() and not torch.equal(latent(result), plain)
+    return reports(result)
+
+
+def with_sampler(name, **inputs):
+    def change(prompt):
+        prompt["sampler"]["inputs"] |= {"sampler_name": name, **inputs}
+        return prompt
+
+    return change
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers(host, sampler):
+    (report,) = assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=with_sampler(sampler))
+    assert report["dense_reasons"].keys() == {"start_percent", "dense_blocks"}
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_distilled_schedules(host, steps):
+    """Few steps at cfg 1: 20 % of a shifted schedule is the first of four, the first two of eight."""
+    (report,) = assert_as_without_it(
+        host, "wan21_t2v", "SVG2Attention", prompt_options={"steps": steps, "cfg": 1.0}, change=with_sampler("lcm")
+    )
+    assert report["calls"] == 3 * steps and report["dense_reasons"]["start_percent"] == 2 * steps // 4
+
+
+@pytest.mark.parametrize("side, method", [("before", "SVGAttention"), ("after", "SVG2Attention")])
+@pytest.mark.parametrize("name", PATCHES)
+def test_model_patches(host, side, method, name):
+    (report,) = assert_as_without_it(host, "wan21_t2v", method, **{side: [PATCHES[name]]})
+    assert report["dense_reasons"].keys() <= {"start_percent", "dense_blocks"}
+
+
+def test_context_windows_keep_their_states_apart(host):
+    """Two windows of 4 of the 5 frames: as many calls twice over, all sparse."""
+    result = host.server.queue(host.prompt("wan21_t2v", "SVG2Attention", before=[PATCHES["windows"]], **ALL_STEPS))
+    (report,) = reports(result)
+    assert report["sparse_calls"] == report["calls"] == 2 * 4 * 3
+
+
+def custom_sampling(guider: str, **guider_inputs):
+    """Replaces KSampler by SamplerCustomAdvanced with a guider of this kind."""
+
+    def change(prompt):
+        old = prompt["sampler"]["inputs"]
+        model = old["model"]
+        inputs = {"model": model, "positive": old["positive"], "negative": old["negative"], "cfg": old["cfg"]}
+        prompt["guider"] = {"class_type": guider, "inputs": inputs | guider_inputs}
+        prompt["sigmas"] = {
+            "class_type": "BasicScheduler",
+            "inputs": {"model": model, "scheduler": "simple", "steps": old["steps"], "denoise": 1.0},
+        }
+        prompt["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": 5}}
+        prompt["kind"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+        links = {"noise": "noise", "guider": "guider", "sampler": "kind", "sigmas": "sigmas", "latent_image": "latent"}
+        prompt["sampler"] = {"class_type": "SamplerCustomAdvanced", "inputs": {name: [node, 0] for name, node in links.items()}}
+        return prompt
+
+    return change
+
+
+def test_three_conditionings(host):
+    def change(prompt):
+        prompt["empty"] = {**prompt["negative"], "inputs": {**prompt["negative"]["inputs"], "seed": 77}}
+        return custom_sampling("PerpNegGuider", empty_conditioning=["empty", 0], neg_scale=1.0)(prompt)
+
+    assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=change)
+
+
+def test_a_second_sampler_goes_back_to_noise(host):
+    """A restart: the first sampler's result, half noised again, and a run of its own."""
+
+    def change(prompt):
+        again = {**prompt["sampler"]["inputs"], "latent_image": ["sampler", 0], "denoise": 0.5, "seed": 9}
+        prompt["again"] = {"class_type": "KSampler", "inputs": again}
+        prompt["save"]["inputs"]["samples"] = ["again", 0]
+        return prompt
+
+    first, second = assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=change)
+    assert first["dense_reasons"]["start_percent"] > 0 and "start_percent" not in second["dense_reasons"]
+
+
+def test_fp8_weights(host):
+    def change(prompt):
+        prompt["model"]["inputs"]["weight_dtype"] = "fp8_e4m3fn"
+        return prompt
+
+    assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=change)
+
+
+OTHER = ("SVGTestOtherOverride", {})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_another_packs_override_keeps_the_calls_that_stay_dense(host, control, method, side):
+    alone = latent(host.server.queue(host.prompt("wan21_t2v", before=[OTHER])))
+    result = host.server.queue(host.prompt("wan21_t2v", method, dense_blocks="0-99", **{side: [OTHER]}))
+    assert torch.equal(latent(result), alone) and not torch.equal(alone, control("wan21_t2v"))
+    said = result.log.count("another node replaced or removed the attention override")
+    assert said == (1 if side == "after" else 0)
+    result = host.server.queue(host.prompt("wan21_t2v", method, **{side: [OTHER]}))
+    assert reports(result)[0]["sparse_calls"] > 0 and not torch.equal(latent(result), alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_override_removed_in_mid_run_is_put_back(host, method):
+    expected = host.render("wan21_t2v", method)[0]
+    result = host.server.queue(host.prompt("wan21_t2v", method, after=[("SVGTestRemoveOverride", {})]))
+    assert torch.equal(latent(result), expected)
+    assert result.log.count("another node replaced or removed the attention override") == 1
+
+
+def test_two_branches_with_their_own_settings(host):
+    expected = {method: host.render("wan21_t2v", method)[0] for method in METHODS}
+    prompt = host.prompt("wan21_t2v", METHODS[0])
+    other = host.prompt("wan21_t2v", METHODS[1])
+    for node in ("svg_model", "sampler", "save"):
+        inputs = {
+            name: ["b_" + v[0], 0] if v in (["svg_model", 0], ["sampler", 0]) else v
+            for name, v in other[node]["inputs"].items()
+        }
+        prompt[f"b_{node}"] = {**other[node], "inputs": inputs}
+    result = host.server.queue(prompt)
+    assert torch.equal(latent(result), expected[METHODS[0]])
+    assert torch.equal(latent(result, node="b_save"), expected[METHODS[1]])
+    assert {report["node"] for report in reports(result)} == {"svg_model", "b_svg_model"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_resolution_and_back(host, method):
+    first = host.render("wan21_t2v", method)[0]
+    larger = {"width": 256, "height": 160, "frames": 9}
+    assert_as_without_it(host, "wan21_t2v", method, prompt_options=larger)
+    assert torch.equal(host.render("wan21_t2v", method)[0], first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_unloaded_between_runs(host, control, method):
+    first = host.render("wan21_t2v", method)[0]
+    host.server.free_memory()
+    assert torch.equal(host.render("wan21_t2v", method)[0], first)
+    assert torch.equal(host.render("wan21_t2v")[0], control("wan21_t2v"))

@@ -1,0 +1,41 @@
+"""A ComfyUI from before the attention override: nothing changes, and each node says why."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from comfy_host import latent
+from real_host import FIRST_VERSION, reports
+
+METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
+
+
+@pytest.mark.parametrize("family", ["wan21_t2v", "wan21_i2v"])
+def test_the_render_is_the_unpatched_one_and_one_line_says_why(old_host, family):
+    plain, _ = old_host.render(family)
+    for method, name in METHODS.items():
+        out, result = old_host.render(family, method)
+        assert torch.equal(out, plain) and out.std() > 0
+        assert not reports(result)
+        (line,) = re.findall(r"\[sparse_videogen\].*", result.log)
+        needed = f"needs ComfyUI {FIRST_VERSION} or newer, this is {old_host.version}"
+        assert line == f"[sparse_videogen] {name}: {needed}; nothing changes. Update ComfyUI"
+
+
+def test_two_nodes_say_a_line_each(old_host):
+    plain, _ = old_host.render("wan21_t2v")
+    prompt = old_host.prompt("wan21_t2v", "SVGAttention")
+    second = old_host.prompt("wan21_t2v", "SVG2Attention")["svg_model"]
+    prompt["second"] = {**second, "inputs": {**second["inputs"], "model": ["svg_model", 0]}}
+    prompt["sampler"]["inputs"]["model"] = ["second", 0]
+    result = old_host.server.queue(prompt)
+    assert torch.equal(latent(result), plain)
+    assert re.findall(r"\[sparse_videogen\] (\w+): needs ComfyUI", result.log) == ["SVG", "SVG2"]
+
+
+def test_the_pack_is_loaded_without_a_complaint(old_host):
+    log = old_host.server.log()
+    assert METHODS.keys() <= old_host.server.object_info().keys()
+    assert "IMPORT FAILED" not in log and "Error while calling comfy_entrypoint" not in log

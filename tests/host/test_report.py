@@ -1,0 +1,158 @@
+"""SVGReport and SVGVideoFidelity in a real ComfyUI: the same figures for the page and for /history, and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from comfy_host import PromptError, latent
+from PIL import Image
+from real_host import DEFAULTS, reports
+
+METHODS = list(DEFAULTS)
+
+
+def with_report(host, method, report_on="svg_model", **inputs):
+    prompt = host.prompt("wan21_t2v", method, **inputs)
+    prompt["report"] = {"class_type": "SVGReport", "inputs": {"model": [report_on, 0], "samples": ["sampler", 0]}}
+    prompt["save"]["inputs"]["samples"] = ["report", 0]
+    return prompt
+
+
+def picture_of(host, outputs: dict) -> Image.Image:
+    (entry,) = outputs["images"]
+    return Image.open(host.server.base_dir / "temp" / entry["subfolder"] / entry["filename"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_history_holds_what_the_page_got(host, method, control):
+    result = host.server.queue(with_report(host, method))
+    (text,) = result.outputs["report"]["report"]
+    (event,) = reports(result)
+    report = json.loads(text)
+    assert report == event and report["settings"]["start_percent"] == 0.2
+    assert report["calls"] == 12 and report["sparse_calls"] == 6
+    assert torch.equal(latent(result), host.render("wan21_t2v", method)[0])
+
+    shape = [len(step["density"]) for step in report["steps"]]
+    assert shape == [3, 3, 3, 3] and [step["step"] for step in report["steps"]] == [0, 1, 2, 3]
+    first, *others = report["steps"]
+    assert first["density"] == [None] * 3 and first["reasons"].keys() == {"start_percent", "dense_blocks"}
+    for step in others:
+        assert step["density"][0] is None and all(0 < density < 1 for density in step["density"][1:])
+        assert all(0 < error < 1 for error in step["error"][1:])
+    known = [density for step in others for density in step["density"][1:]]
+    assert report["density"] == pytest.approx(sum(known) / len(known), abs=2e-4)
+    assert report["work"] == pytest.approx((6 + 6 * report["computed"]) / 12, abs=2e-4)
+    assert (report["temporal"] is None, report["kept"] is None) == (method == "SVG2Attention", method == "SVGAttention")
+    kinds = {"dense", "sparse"} | ({"warm_up"} if method == "SVG2Attention" else set())
+    assert report["attention"].keys() == kinds and all(kind["seconds"] > 0 for kind in report["attention"].values())
+    assert report["attention"]["sparse"]["calls"] == report["attention"]["dense"]["calls"] == 6
+
+    picture = picture_of(host, result.outputs["report"])
+    assert picture.size == (1280, 1000) and len(picture.getcolors(1 << 20)) > 100
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_step_comes_when_it_is_over(host, method):
+    result = host.server.queue(host.prompt("wan21_t2v", method))
+    kinds = [(kind, data) for kind, data in result.events if kind.startswith("sparse_videogen.")]
+    assert [kind.partition(".")[2] for kind, _ in kinds] == ["step"] * 4 + ["run"]
+    steps, run = [data for _, data in kinds[:-1]], kinds[-1][1]
+    labels = {"node": "svg_model", "run": run["run"], "method": run["method"]}
+    assert steps == [{**labels, "steps": 4, **step} for step in run["steps"]]
+    order = [kind for kind, data in result.events if kind == "sparse_videogen.step" or (kind == "progress" and data["value"])]
+    assert order.index("sparse_videogen.step") < len(order) - 2  # while it ran, not all at the end
+
+
+@pytest.mark.parametrize("method", [None, "SVGAttention"])
+def test_a_model_without_a_run_is_said_in_the_picture(host, method):
+    """Bypassed, or connected to a model that was not the sampler's."""
+    prompt = with_report(host, method, report_on="model")
+    result = host.server.queue(prompt)
+    assert result.outputs["report"]["report"] == ["null"]
+    assert picture_of(host, result.outputs["report"]).getcolors(1 << 20)
+    assert latent(result).isfinite().all()
+
+
+def test_the_report_is_the_last_run_s(host):
+    prompt = with_report(host, "SVGAttention")
+    second = json.loads(json.dumps(prompt["sampler"]))
+    second["inputs"] |= {"latent_image": ["sampler", 0], "denoise": 0.5, "steps": 2}
+    prompt["second"] = second
+    prompt["report"]["inputs"]["samples"] = ["second", 0]
+    result = host.server.queue(prompt)
+    first, last = reports(result)
+    assert last["run"] > first["run"] and json.loads(result.outputs["report"]["report"][0]) == last
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_max_error_keeps_heads_dense(host, method, control):
+    free = reports(host.render("wan21_t2v", method)[1])[0]
+    out, result = host.render("wan21_t2v", method, max_error=1e-4)
+    (report,) = reports(result)
+    assert free["dense_heads"] == 0 and report["dense_heads"] == 1 and report["error"] == 0
+    assert report["density"] == 1 and report["computed"] > 1 and report["work"] > 1
+    torch.testing.assert_close(out, control("wan21_t2v"), atol=1e-4, rtol=1e-4)
+    assert "100.0% of heads above max_error" in result.log
+
+
+@pytest.mark.parametrize("method, preset", [("SVGAttention", "Turbo"), ("SVG2Attention", "4-step LoRA")])
+def test_a_preset_wins_over_the_widgets(host, method, preset):
+    _, result = host.render("wan21_t2v", method, preset=preset, start_percent=0.9, dense_blocks="1-2")
+    (report,) = reports(result)
+    values = host.server.object_info()[method]["input"]["required"]["preset"][1]["presets"][preset]
+    assert values["start_percent"] != 0.9
+    blocks = [int(block) for block in values["dense_blocks"].split("-")]
+    expected = values | {"dense_blocks": blocks, "min_tokens": 0}
+    assert {name: report["settings"][name] for name in expected} == expected
+
+
+def images(batch=3, width=64, height=48, color=0):
+    return {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": color}}
+
+
+def fidelity(host, reference, compared):
+    prompt = {
+        **{"a": reference, "b": compared},
+        "fidelity": {"class_type": "SVGVideoFidelity", "inputs": {"reference": ["a", 0], "images": ["b", 0], "gain": 4.0}},
+        "difference": {"class_type": "PreviewImage", "inputs": {"images": ["fidelity", 3]}},
+    }
+    return host.server.queue(prompt)
+
+
+def test_fidelity_of_a_known_difference(host):
+    result = fidelity(host, images(), images(color=0x333333))  # 51 of 255 on every pixel
+    outputs = result.outputs["fidelity"]
+    (text,) = outputs["fidelity"]
+    # SSIM of two constants: c1 / (0.2^2 + c1), c1 = 0.01^2
+    assert text == f"PSNR {-20 * math.log10(0.2):.2f} dB, SSIM {1e-4 / (0.04 + 1e-4):.4f}"
+    assert picture_of(host, outputs).size == (1024, 720)
+    assert len(result.outputs["difference"]["images"]) == 3
+    first = host.server.base_dir / "temp" / result.outputs["difference"]["images"][0]["filename"]
+    assert Image.open(first).getcolors() == [(64 * 48, (204, 204, 204))]  # times gain
+
+
+def test_fidelity_of_equal_videos(host):
+    (text,) = fidelity(host, images(color=0x8040FF), images(color=0x8040FF)).outputs["fidelity"]["fidelity"]
+    assert text == "PSNR inf dB, SSIM 1.0000"
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"batch": 2}, "3 frames of 64 x 48, images has 2 frames of 64 x 48"),
+        ({"width": 32}, "3 frames of 64 x 48, images has 3 frames of 32 x 48"),
+    ],
+    ids=["frames", "width"],
+)
+def test_fidelity_names_sizes_that_differ(host, other, message):
+    with pytest.raises(PromptError, match=message):
+        fidelity(host, images(), images(**other))
+
+
+def test_fidelity_needs_room_for_its_window(host):
+    with pytest.raises(PromptError, match="frames of 10 x 48: SSIM needs 11 pixels"):
+        fidelity(host, images(width=10), images(width=10))

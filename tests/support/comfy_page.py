@@ -1,0 +1,204 @@
+"""ComfyUI's own page in a real Chromium, as the browser tests use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy_render
+from comfy_host import find_hosts
+from playwright.sync_api import sync_playwright
+from real_host import Host
+
+HELPERS = Path(__file__).with_name("page_helpers.js").read_text()
+EMPTY = {
+    "last_node_id": 0,
+    "last_link_id": 0,
+    "nodes": [],
+    "links": [],
+    "groups": [],
+    "config": {},
+    "extra": {},
+    "version": 0.4,
+}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Locale": "en",
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "Comfy.ColorPalette": "dark",
+}
+# What a page of a clean ComfyUI says without any pack.
+KNOWN_NOISE = re.compile(
+    r"status of 404 .*(user\.css|userdata|favicon|templates)"  # of a fresh user folder, without the packages of the host's own
+    r"|status of 404 .*/docs/\w+/en\.md"  # of a help text in one language, asked for before the one for all
+    r"|reading 'id'|modelToNode|cleanup event listeners for graph"  # 0.3.64
+    r"|graph accessed before initialization|Invalid layout total size"
+    r"|huggingface\.co|api\.comfy\.org"  # no network
+)
+READY = """() => window.app?.canvas && app.extensionManager?.workflow?.activeWorkflow && !app.extensionManager.spinner
+    && LiteGraph.registered_node_types.KSampler"""
+SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))"
+MARGIN = 12  # pixels around a node in its picture
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+
+
+def find_chromium(playwright) -> str | None:
+    """Path of a Chromium: the one named by $CHROMIUM, an installed one, or Playwright's own."""
+    named = os.environ.get("CHROMIUM")
+    installed = (shutil.which(name) for name in BROWSERS)
+    own = playwright.chromium.executable_path
+    return named or next(filter(None, installed), None) or (own if Path(own).is_file() else None)
+
+
+@contextmanager
+def newest_page() -> Iterator[ComfyPage]:
+    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found, which has the trained tiny model."""
+    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, sync_playwright() as playwright:
+        host = Host(find_hosts()[-1], Path(folder), [])
+        comfy_render.install_checkpoint(host.server.base_dir)
+        with host.server:
+            browser = playwright.chromium.launch(executable_path=find_chromium(playwright), args=list(ARGUMENTS))
+            yield ComfyPage(browser, host, vue=True, out=Path(folder))
+            browser.close()
+
+
+class ComfyPage:
+    """One tab on a running host.
+
+    Args:
+        vue: draw the nodes with Vue instead of on the classic canvas.
+        out: folder for pictures.
+    Attributes:
+        page: Playwright's.
+        errors: errors that the page reported, less what a clean ComfyUI reports.
+    """
+
+    def __init__(self, browser, host: Host, vue: bool, out: Path):
+        self.host, self.vue, self.out = host, vue, out
+        self.errors: list[str] = []
+        self.page = browser.new_context(viewport={"width": 1500, "height": 1100}, device_scale_factor=1.5).new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.add_init_script(HELPERS)
+        self.page.on("console", lambda message: message.type == "error" and self._error(f"{message.text} {message.location}"))
+        self.page.on("pageerror", lambda error: self._error(f"{error.message}\n{error.stack}"))
+
+    def open(self) -> None:
+        """Loads the page anew, with the tests' settings, and waits until it can be used."""
+        self.set(**SETTINGS, **{"Comfy.VueNodes.Enabled": self.vue})
+        self.page.goto(self.host.server.url)
+        self.page.wait_for_function(READY, timeout=120_000)
+
+    def reload(self) -> None:
+        """As a person does with F5."""
+        self.page.reload()
+        self.page.wait_for_function(READY, timeout=120_000)
+
+    def set(self, **settings) -> None:
+        """Writes settings on the server; the page reads them when it is opened."""
+        request = urllib.request.Request(
+            f"{self.host.server.url}/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=60).close()
+
+    def clear(self) -> None:
+        """An empty workflow in the open tab."""
+        self.page.evaluate("empty => app.loadGraphData(empty, true, true, app.extensionManager.workflow.activeWorkflow)", EMPTY)
+        self.settle()
+
+    def load(self, workflow: dict) -> None:
+        """Loads a workflow as if its file were opened."""
+        self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+        self.settle()
+
+    def __call__(self, function: str, *args, **named):
+        """Result of a function of page_helpers.js."""
+        return self.page.evaluate(f"args => tests.{function}(...args)", list(args), **named)
+
+    def evaluate(self, script: str, argument=None):
+        """Result of a script in the page."""
+        return self.page.evaluate(script, argument)
+
+    def close_dialogs(self) -> None:
+        """What a test may have left open."""
+        self.page.keyboard.press("Escape")
+
+    def settle(self) -> None:
+        """Waits until what was changed is drawn."""
+        self.page.evaluate(SETTLED)
+
+    def command(self, name: str) -> None:
+        """Runs a command of the page's menu."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def select(self, node_id: str) -> None:
+        """A click on the node's title, in the middle of the window."""
+        self("centre", node_id)
+        self.settle()
+        box = self("box", node_id)
+        self.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 15)
+        self.page.wait_for_function("id => tests.node(id).selected", arg=node_id)
+
+    def choose(self, node_id: str, widget: str, option: str) -> None:
+        """Picks from a combo by hand."""
+        self("centre", node_id)
+        self.settle()
+        if self.vue:
+            self.page.locator(f'[data-node-id="{node_id}"] [role=combobox][aria-label="{widget}"]').click()
+            self.page.get_by_role("option", name=option, exact=True).click()
+        else:
+            self.page.mouse.click(*self("widgetPoint", node_id, widget))
+            self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(option, exact=True).click()
+        self.settle()
+
+    def enter(self, node_id: str, widget: str, value: float) -> None:
+        """Types a number by hand."""
+        self("centre", node_id)
+        self.settle()
+        if self.vue:
+            box = self.page.locator(f'[data-node-id="{node_id}"] [aria-label="{widget}"]').bounding_box()
+            self.page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            self.page.keyboard.press("Control+a")
+            self.page.keyboard.type(str(value))
+            self.page.keyboard.press("Enter")
+            self.page.evaluate("() => document.activeElement.blur()")
+        else:
+            self.page.mouse.click(*self("widgetPoint", node_id, widget))
+            self.page.locator(".graphdialog input").fill(str(value))
+            self.page.keyboard.press("Enter")
+        self.settle()
+
+    def panel(self, node_id: str):
+        """The panel under a node, as text; None where there is none."""
+        return self("panelText", node_id)
+
+    def wait_for_panel(self, node_id: str, text: str) -> None:
+        """Until the panel under a node shows this and nothing else."""
+        self.page.wait_for_function("([id, text]) => tests.panelText(id) === text", arg=[node_id, text])
+
+    def picture(self, name: str, node_id: str, scale: float = 1) -> Path:
+        """Saves what a node looks like."""
+        self("centre", node_id, scale)
+        self.settle()
+        self.page.mouse.move(5, 5)
+        self.page.wait_for_timeout(700)  # the host's own transitions have no event
+        path = self.out / f"{name}.png"
+        box = self("box", node_id)
+        clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
+        clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
+        self.page.screenshot(path=path, clip=clip)
+        return path
+
+    def _error(self, text: str) -> None:
+        if not KNOWN_NOISE.search(text):
+            self.errors.append(text)
