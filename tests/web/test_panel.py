@@ -1,0 +1,266 @@
+"""The panel as it takes the server's messages: its words, its map, its comings and goings."""
+
+from __future__ import annotations
+
+import pytest
+
+NBSP = "\u00a0"
+LAYERS, STEPS = 5, 10
+EXPLANATION = "sparse from 20% of the schedule on"
+
+
+def step(node: str, number: int, run: int = 1, **changes) -> dict:
+    """A message of the server: the first two steps are dense, and so is layer 0."""
+    dense = number < 2
+    density = [None if dense or not layer else 0.1 * layer + 0.01 * number for layer in range(LAYERS)]
+    message = {
+        "node": node,
+        "run": run,
+        "method": "SVG2",
+        "step": number,
+        "steps": STEPS,
+        "density": density,
+        "error": [None if value is None else value / 10 for value in density],
+        "temporal": None,
+        "kept": None if dense else 0.2,
+        "dense_heads": None if dense else 0,
+        "reasons": {"start_percent": EXPLANATION} if dense else {"dense_blocks": "block 0"},
+    }
+    return {**message, **changes}
+
+
+def report(node: str, run: int = 1, **changes) -> dict:
+    """The message that ends a run."""
+    message = {
+        "node": node,
+        "run": run,
+        "method": "SVG2",
+        "sparse_calls": 32,
+        "calls": 50,
+        "density": 0.31,
+        "computed": 0.33,
+        "error": 0.021,
+        "temporal": None,
+        "kept": 0.2,
+        "dense_heads": 0,
+        "work": 0.53,
+        "dense_reasons": {"start_percent": 10, "dense_blocks": 8},
+        "explanations": {"start_percent": EXPLANATION, "dense_blocks": "block 0"},
+        "not_finite_calls": 0,
+        "kernel_failures": {},
+        "steps": [{k: v for k, v in step(node, i).items() if k not in ("node", "run", "method")} for i in range(STEPS)],
+    }
+    return {**message, **changes}
+
+
+@pytest.fixture
+def node(comfy):
+    """Id of an SVG2 node that stands in view."""
+    (node,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
+    comfy("centre", node)
+    return node
+
+
+def cells(comfy) -> list:
+    """The map's pixels, a row of (r, g, b, a) a layer."""
+    return comfy.evaluate(
+        """() => {
+            const map = document.querySelector(".sparse-videogen-panel canvas");
+            const { data } = map.getContext("2d").getImageData(0, 0, map.width, map.height);
+            return Array.from({ length: map.height }, (_, row) => Array.from({ length: map.width },
+                (_, column) => [...data.slice(4 * (row * map.width + column)).slice(0, 4)]));
+        }"""
+    )
+
+
+def lines(comfy, node) -> list[str]:
+    return [line.replace(NBSP, " ") for line in (comfy.panel(node) or "").split("\n") if line.strip()]
+
+
+def test_no_panel_before_a_run(comfy, node):
+    assert comfy.panel(node) is None
+
+
+def test_a_step_in_words(comfy, node):
+    comfy("send", "step", step(node, 0))
+    assert lines(comfy, node)[0] == "Step 1 of 10, dense"
+    assert lines(comfy, node)[-1] == f"start_percent: {EXPLANATION}"
+    comfy("send", "step", step(node, 6))
+    assert lines(comfy, node)[:2] == ["Step 7 of 10, sparse, density 0.31, error 3.1 %", "20 % of key clusters kept"]
+    svg = {"method": "SVG", "kept": None, "temporal": 0.4, "dense_heads": 0.048, "steps": None}
+    comfy("send", "step", step(node, 7, **svg))
+    assert lines(comfy, node)[0].startswith("Step 8, sparse")
+    assert lines(comfy, node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
+
+
+def test_a_run_in_words(comfy, node):
+    comfy("send", "run", report(node))
+    first, shares, *_, start, blocks = lines(comfy, node)
+    assert first == "32 of 50 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work"
+    assert shares == "20 % of key clusters kept"
+    assert (start, blocks) == (f"start_percent: {EXPLANATION} (10 calls)", "dense_blocks: block 0 (8 calls)")
+
+
+def test_what_went_wrong_is_said(comfy, node):
+    comfy(
+        "send",
+        "run",
+        report(
+            node, not_finite_calls=1, kernel_failures={"assign": "RuntimeError: no ptxas", "select": "RuntimeError: no ptxas"}
+        ),
+    )
+    said = lines(comfy, node)
+    assert "NaN or infinity in 1 call, which the model's own q, k or v brought" in said
+    assert "torch in place of Triton: assign, select" in said
+
+
+def test_a_run_that_stayed_dense(comfy, node):
+    nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept": None, "dense_heads": None}
+    reasons = {"dense_reasons": {"min_tokens": 50}, "explanations": {"min_tokens": "480 tokens, fewer than 8192"}}
+    comfy("send", "run", report(node, work=1.0, steps=[], **nothing, **reasons))
+    assert lines(comfy, node)[0] == "All 50 calls dense"
+    assert lines(comfy, node)[-1] == "min_tokens: 480 tokens, fewer than 8192 (50 calls)"
+
+
+def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):
+    for number in range(4):
+        comfy("send", "step", step(node, number))
+    seen = cells(comfy)
+    assert (len(seen), len(seen[0])) == (LAYERS, STEPS)
+    dense, blank = seen[0][0], seen[0][9]
+    assert dense[3] > 0 and blank[3] == 0
+    assert all(row[column] == dense for row in seen for column in (0, 1))
+    assert all(pixel == dense for pixel in seen[0][:4])
+    sparse = [tuple(row[3]) for row in seen[1:]]
+    assert len(set(sparse)) == LAYERS - 1 and all(pixel[3] == 255 for pixel in sparse)
+    assert all(row[4:] == [blank] * 6 for row in seen)
+
+
+def test_the_report_draws_the_whole_map(comfy, node):
+    for number in range(STEPS):
+        comfy("send", "step", step(node, number))
+    live = cells(comfy)
+    comfy("send", "run", report(node))
+    assert cells(comfy) == live
+
+
+def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, node):
+    comfy("send", "run", report(node))
+    comfy("send", "step", step(node, 0, run=2))
+    assert lines(comfy, node)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
+    comfy("send", "step", step(node, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
+    assert len(cells(comfy)) == LAYERS and cells(comfy)[0][0][3] == 255
+    # A server that was started anew counts from 1 again.
+    comfy("send", "run", report(node, run=2))
+    comfy("send", "step", step(node, 0, run=2))
+    assert lines(comfy, node)[0].startswith("Step 1 of 10")
+
+
+def test_the_pointer_reads_the_map(comfy, node):
+    comfy("send", "run", report(node))
+    comfy("centre", node)
+    chart = comfy.page.locator(".sparse-videogen-panel canvas")
+    chart.hover()  # waits until the panel stands still
+    box = chart.bounding_box()
+    for (layer, column), text in {
+        (2, 5): "layer 2, step 6: density 0.25, error 2.5 %",
+        (0, 9): "layer 0, step 10: dense",
+    }.items():
+        place = {"x": (column + 0.5) / STEPS * box["width"], "y": (layer + 0.5) / LAYERS * box["height"]}
+        chart.hover(position=place)
+        assert text in lines(comfy, node)
+    comfy.page.mouse.move(5, 5)
+    assert not any(line.startswith("layer ") for line in lines(comfy, node))
+
+
+def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
+    comfy("send", "run", report(node))
+    comfy("centre", node)
+    view = "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]"
+    scale, x, y = comfy.evaluate(view)
+    chart = comfy.page.locator(".sparse-videogen-panel canvas")
+    chart.hover(position={"x": 40, "y": 20})
+    box = chart.bounding_box()
+    comfy.page.mouse.down(button="middle")
+    comfy.page.mouse.move(box["x"] + 70, box["y"] + 30, steps=3)
+    comfy.page.mouse.up(button="middle")
+    assert comfy.evaluate(view) == pytest.approx([scale, x + 30, y + 10], abs=0.1)
+    comfy.page.mouse.wheel(0, -100)
+    comfy.page.wait_for_function("scale => app.canvas.ds.scale > scale", arg=scale)
+
+
+def test_the_setting_takes_the_panel_away(comfy, node):
+    comfy("send", "run", report(node))
+    shown = lines(comfy, node)
+    switch = "on => app.extensionManager.setting.set('SparseVideoGen.ShowPanel', on)"
+    comfy.evaluate(switch, False)
+    try:
+        comfy.page.wait_for_selector(".sparse-videogen-panel", state="detached")
+        comfy("send", "step", step(node, 3, run=2))
+        assert comfy.panel(node) is None
+    finally:
+        comfy.evaluate(switch, True)
+    comfy.page.wait_for_selector(".sparse-videogen-panel")
+    assert lines(comfy, node)[0].startswith("Step 4 of 10") and shown
+
+
+def test_the_workflow_is_saved_without_it(comfy, node):
+    saved = "() => app.graph.serialize().nodes[0]"
+    before = comfy.evaluate(saved)
+    comfy("send", "run", report(node))
+    comfy.settle()
+    after = comfy.evaluate(saved)
+    assert not any(
+        "panel" in name for name in comfy.evaluate("async id => (await app.graphToPrompt()).output[id].inputs", node)
+    )
+    assert after["widgets_values"] == before["widgets_values"] and after["size"] == pytest.approx(before["size"], abs=1)
+
+
+def test_it_is_there_again_when_the_graph_is_made_anew(comfy, node):
+    """As undo and a change of workflow do; another workflow's node of the same id has none."""
+    comfy("send", "run", report(node))
+    workflow, shown = comfy.evaluate("() => app.graph.serialize()"), comfy.panel(node)
+    comfy.clear()
+    (other,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
+    assert other == node and comfy.panel(other) is None
+    comfy.load(workflow)
+    comfy.wait_for_panel(node, shown)
+
+
+def test_a_message_for_no_node_here_is_passed_over(comfy, node):
+    for stranger in ("77", "5:2", f"{node}:3"):
+        comfy("send", "run", report(stranger))
+    assert comfy.panel(node) is None
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_can_be_read_in_this_theme(comfy, node, theme):
+    comfy("send", "run", report(node))
+    comfy.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    try:
+        comfy.settle()
+        comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", node)
+        assert contrast(comfy, ".headline") > 7 and contrast(comfy, ".shares") > 3.5
+    finally:
+        comfy.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+def contrast(comfy, selector: str) -> float:
+    """WCAG contrast of a text in the panel with the panel's ground."""
+    return comfy.evaluate(
+        """selector => {
+            const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+            const luminance = (colour) => {
+                pixel.fillStyle = colour;
+                pixel.fillRect(0, 0, 1, 1);
+                const [r, g, b] = [...pixel.getImageData(0, 0, 1, 1).data].map((value) => value / 255)
+                    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const panel = document.querySelector(".sparse-videogen-panel");
+            const text = luminance(getComputedStyle(panel.querySelector(selector)).color);
+            const ground = luminance(getComputedStyle(panel).backgroundColor);
+            return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+        }""",
+        selector,
+    )

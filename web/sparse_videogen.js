@@ -1,0 +1,41 @@
+// @ts-check
+/** The pack's part of the page: a live panel under the attention nodes, and their presets. */
+// @ts-ignore: served by the host
+import { app } from "../../scripts/app.js";
+// @ts-ignore: served by the host
+import { api } from "../../scripts/api.js";
+import { attachPanel, receive, showPanels } from "./panel_node.js";
+import { attachPresets } from "./presets.js";
+
+const NODES = new Set(["SVGAttention", "SVG2Attention"]);
+
+const style = document.createElement("link");
+style.rel = "stylesheet";
+style.href = new URL("panel.css", import.meta.url).href;
+document.head.append(style);
+
+app.registerExtension({
+  name: "SparseVideoGen",
+  settings: [
+    {
+      id: "SparseVideoGen.ShowPanel",
+      name: "Show what a run did under the attention nodes",
+      category: ["Sparse VideoGen", "Panel", "ShowPanel"],
+      type: "boolean",
+      defaultValue: true,
+      tooltip: "Steps, density, measured error and a map of layers by steps, while sampling and after it.",
+      onChange: showPanels,
+    },
+  ],
+  setup() {
+    // Always, panel or not: newer pages report an event that nobody listens for as an error.
+    for (const kind of /** @type {const} */ (["step", "run"])) {
+      api.addEventListener(`sparse_videogen.${kind}`, (/** @type {CustomEvent} */ event) => receive(kind, event.detail));
+    }
+  },
+  nodeCreated(/** @type {any} */ node) {
+    if (!NODES.has(node.comfyClass)) return;
+    attachPresets(node);
+    attachPanel(node);
+  },
+});
