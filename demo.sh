@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pack's main job on a fresh machine: dense, SVG and SVG2 side by side, as a table and a picture in demo/out/.
+# The pack's main job on a fresh machine: a tiny model's video, dense, by SVG and by SVG2, as a table and pictures in demo/out/.
 set -euo pipefail
 cd "$(dirname "$0")"
 source demo/environment.sh

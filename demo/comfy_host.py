@@ -49,7 +49,7 @@ class ComfyServer:
         self._events = []  # (type, data) in order of arrival; guarded by _arrived
         self._arrived = threading.Condition()
         self._connected = False
-        self._submitted = {}  # prompt id -> length of the log at that time
+        self._submitted = {}  # prompt id -> length of the log, and of the events, at that time
 
     def __enter__(self):
         self.start()
@@ -113,6 +113,11 @@ class ComfyServer:
                 self._process.kill()
                 self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Process id, while it runs."""
+        return self._process.pid
+
     def log(self) -> str:
         """What the server has written so far."""
         return self._log_path.read_text(errors="replace")
@@ -131,13 +136,13 @@ class ComfyServer:
         Raises:
             PromptError: the server's validation refused it.
         """
-        log_length = len(self.log())
+        log_length, events = len(self.log()), len(self._events)
         try:
             prompt_id = self._post("/prompt", {"prompt": prompt, "client_id": self.client_id})["prompt_id"]
         except urllib.error.HTTPError as error:
             details = json.loads(error.read())
             raise PromptError(describe_refusal(details), details) from None
-        self._submitted[prompt_id] = log_length
+        self._submitted[prompt_id] = log_length, events
         return prompt_id
 
     def wait(self, prompt_id: str, timeout_s: float = 120) -> RunResult:
@@ -157,7 +162,7 @@ class ComfyServer:
             {**shown, **entry["outputs"]},
             (max(stamps) - min(stamps)) / 1000,
             events,
-            self.log()[self._submitted[prompt_id] :],
+            self.log()[self._submitted[prompt_id][0] :],
             self.base_dir,
         )
         for failure in ("execution_error", "execution_interrupted"):
@@ -168,6 +173,10 @@ class ComfyServer:
     def interrupt(self) -> None:
         """Stop the prompt that is running; its `wait` raises PromptError."""
         self._post("/interrupt", {})
+
+    def free_memory(self) -> None:
+        """Unload all models before the next prompt."""
+        self._post("/free", {"unload_models": True, "free_memory": True})
 
     def _link_packs(self) -> None:
         for name in ("models/diffusion_models", "custom_nodes", "input", "output", "user"):
@@ -212,18 +221,24 @@ class ComfyServer:
 
     def _wait_for_end(self, prompt_id: str, timeout_s: float) -> list:
         """The events from the start of a prompt to the message that says that nothing runs any more."""
+        _, begin = self._submitted[prompt_id]
+        read = begin
 
-        def position(kind, **fields):
-            wanted = {"prompt_id": prompt_id, **fields}
-            return next(
-                (i for i, (name, data) in enumerate(self._events) if name == kind and wanted.items() <= data.items()), None
-            )
+        def ended() -> bool:
+            nonlocal read
+            while read < len(self._events):
+                kind, data = self._events[read]
+                if kind == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
+                    return True
+                read += 1
+            return False
 
         with self._arrived:
-            self._arrived.wait_for(lambda: position("executing", node=None) is not None or not self._connected, timeout_s)
-            end = position("executing", node=None)
-            if end is not None:
-                return self._events[position("execution_start") : end]
+            self._arrived.wait_for(lambda: ended() or not self._connected, timeout_s)
+            if ended():
+                events = self._events[begin:read]
+                started = (kind == "execution_start" and data["prompt_id"] == prompt_id for kind, data in events)
+                return events[list(started).index(True) :]
         if not self._connected:
             raise RuntimeError(f"ComfyUI at {self.path} went away; the end of its log:\n{self._log_tail()}")
         raise TimeoutError(f"prompt {prompt_id} has not ended after {timeout_s} s")

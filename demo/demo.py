@@ -1,4 +1,4 @@
-"""Dense, SVG and SVG2 side by side: through a ComfyUI if one is found, else the core alone."""
+"""The tiny Wan model's video, dense and by each method: a table and pictures; in a ComfyUI if one is found."""
 
 from __future__ import annotations
 
@@ -8,39 +8,51 @@ from pathlib import Path
 
 from comfy_host import find_hosts, host_version
 from load_pack import load_pack
+from moving_shapes import PROMPTS
+
+load_pack()
+
+import comfy_render  # noqa: E402
+import diffusers_host  # noqa: E402
+import pattern_picture  # noqa: E402
+import pictures  # noqa: E402
+from render import Render, Scene  # noqa: E402
+from video_quality import psnr, ssim  # noqa: E402
 
 OUT = Path(__file__).with_name("out")
+HOSTS = ("auto", "comfyui", "diffusers")
 
 
 def main() -> None:
-    """Prints the table and writes the picture."""
+    """Prints the table and writes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--core", action="store_true", help="run the core alone even where a ComfyUI is found")
+    parser.add_argument("--prompt", type=int, default=0, choices=range(len(PROMPTS)), help="which of the model's prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--host", choices=HOSTS, default="auto", help="auto: a ComfyUI if one is found, else diffusers")
     arguments = parser.parse_args()
-    load_pack()
-    import core_demo
-    import pattern_picture
+    scene = Scene(arguments.prompt, arguments.seed, steps=arguments.steps)
+    renders = render_on(arguments.host, scene)
+    print(f'"{PROMPTS[scene.prompt].text}", seed {scene.seed}, {scene.frames} frames of {scene.pixels} x {scene.pixels} pixels')
+    print_table(renders)
+    for file in write_pictures(renders, scene, OUT):
+        print(file)
 
-    hosts = [] if arguments.core else find_hosts()
-    if hosts:
-        from workflow_render import render_on_host
 
-        print(f"ComfyUI {host_version(hosts[0])} at {hosts[0]}: the Wan 2.1 example workflow, on a tiny random checkpoint")
-        rows = render_on_host(hosts[0], progress=show_progress)
-    else:
-        if not arguments.core:
-            print("No ComfyUI found: set COMFYUI_PATH=/path/to/ComfyUI to run the demo in it. Until then, the core alone:")
-        print("One layer's attention of a synthetic scene, {} x {} x {} tokens".format(*core_demo.GRID))
-        rows = list(core_demo.run(show_progress))
-    print_table(rows)
-    if hosts:
-        print(
-            "Random weights attend nearly everywhere, so SVG2 rightly keeps most keys. The render is too short to gain time: "
-            "read the densities and errors here, and times in benchmarks/."
-        )
-    picture = OUT / "patterns.png"
-    pattern_picture.draw(picture)
-    print(f"\nWhat each head reads: {picture}")
+def render_on(host: str, scene: Scene) -> list[Render]:
+    """A render a method, in the host asked for.
+
+    Raises:
+        RuntimeError: a ComfyUI is asked for and none is there, or diffusers is not installed where it is needed.
+    """
+    found = find_hosts() if host != "diffusers" else []
+    if host == "comfyui" and not found:
+        raise RuntimeError("no ComfyUI found: set COMFYUI_PATH=/path/to/ComfyUI, or choose --host diffusers")
+    if found:
+        print(f"ComfyUI {host_version(found[0])} at {found[0]}")
+        return comfy_render.render_all(found[0], scene, show_progress)
+    print("diffusers" + (" (no ComfyUI found; COMFYUI_PATH=/path/to/ComfyUI names one)" if host == "auto" else ""))
+    return diffusers_host.render_all(scene, show_progress)
 
 
 def show_progress(text: str, done: int, total: int) -> None:
@@ -48,18 +60,37 @@ def show_progress(text: str, done: int, total: int) -> None:
     if sys.stdout.isatty():
         bar = "#" * (30 * done // total)
         print(f"\r[{bar:<30}] {done}/{total} {text:<40}", end="\n" if done == total else "", flush=True)
-    else:
+    elif done % 10 == 0 or total < 10:
         print(f"[{done}/{total}] {text}", flush=True)
 
 
-def print_table(rows: list) -> None:
-    """method, density, computed, error, time against dense."""
-    print(f"\n{'method':<20}{'density':>9}{'computed':>10}{'error':>9}{'seconds':>9}{'time/dense':>12}")
-    for row in rows:
-        print(
-            f"{row.method:<20}{row.density:>9.3f}{row.computed:>10.3f}{row.error:>9.4f}{row.seconds:>9.2f}"
-            f"{row.seconds / rows[0].seconds:>12.2f}"
-        )
+def print_table(renders: list[Render]) -> None:
+    """What each method computed, how near to dense it came, and what it took."""
+    columns = ("density", "computed", "error", "dense/sparse", "PSNR", "SSIM", "attention s", "total s")
+    print(f"\n{'method':<20}" + "".join(f"{column:>14}" for column in columns))
+    for render in renders:
+        near = ("", "")
+        if render is not renders[0]:
+            near = (f"{psnr(render.video, renders[0].video):.1f} dB", f"{ssim(render.video, renders[0].video):.4f}")
+        steps = f"{render.steps - render.sparse_steps}/{render.sparse_steps}"
+        cells = (f"{render.density:.3f}", f"{render.computed:.3f}", f"{render.error:.1%}", steps, *near)
+        times = (f"{render.attention_s:.1f}", f"{render.total_s:.1f}")
+        print(f"{render.method:<20}" + "".join(f"{cell:>14}" for cell in cells + times))
+    print(
+        "\nDense/sparse are steps; density and error are those of the sparse ones, PSNR and SSIM are against dense.\n"
+        "On so short a video planning costs about what it saves: read quality here, and speed in benchmarks/.\n"
+    )
+
+
+def write_pictures(renders: list[Render], scene: Scene, folder: Path) -> list[Path]:
+    """The videos side by side, moving and still, and what each head chose."""
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = {render.method: render.video for render in renders}
+    files = [folder / "side_by_side.webp", folder / "side_by_side.png", folder / "heads.png"]
+    pictures.animation(videos, files[0], reference="dense")
+    pictures.still(videos, files[1], reference="dense")
+    pattern_picture.draw(renders[0].video, scene.prompt, files[2])
+    return files
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Run a ComfyUI's main.py with a torchvision that imports: `python host_launcher.py <ComfyUI> [arguments]`.
+"""Run a ComfyUI's main.py with a torchvision and a torchaudio that import: `python host_launcher.py <ComfyUI> [arguments]`.
 
 PyPI's torchvision is a CUDA build. Beside another build of torch its compiled operators cannot be loaded
 and its import fails on two operators that it assumes to exist. Declaring their schemas is enough, since
-ComfyUI uses torchvision's Python parts only. The server ends with the process that started it, however that ends.
+ComfyUI uses torchvision's Python parts only. PyPI's torchaudio, another CUDA build, is not installed; an empty module
+stands in for it, since ComfyUI imports it at its start and uses it for audio only. The server ends with the
+process that started it, however that ends.
 """
 
+import importlib.abc
 import importlib.machinery
 import os
 import runpy
@@ -46,6 +49,19 @@ class BeforeTorchvision:
         return None
 
 
+class EmptyTorchaudio(importlib.abc.Loader):
+    """Import hook that gives empty modules for torchaudio and what is in it; the last one that is asked."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.split(".")[0] == "torchaudio":
+            return importlib.machinery.ModuleSpec(name, cls(), is_package=True)
+        return None
+
+    def exec_module(self, module):
+        pass
+
+
 def end_with_parent() -> None:
     """Watch the parent process; end this one when it has gone."""
     parent = os.getppid()
@@ -64,4 +80,5 @@ if __name__ == "__main__":
     sys.path[0] = str(host)
     sys.argv = [str(host / "main.py"), *sys.argv[2:]]
     sys.meta_path.insert(0, BeforeTorchvision)
+    sys.meta_path.append(EmptyTorchaudio)
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,75 +1,81 @@
-"""A picture of what each head reads: the attention itself, and what SVG and SVG2 compute of it."""
+"""A picture of what each head of the tiny model reads: the attention itself, and what SVG and SVG2 compute of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import tiny_wan
 import torch
-from scene import video_qkv
+from moving_shapes import embed, to_latent
+from render import CHECKPOINT, METHODS, Method
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, svg, svg2
 from torch import Tensor
 
-GRID = (8, 16, 16)
-HEADS, HEAD_DIM, CELLS = 4, 128, 128
-ROWS = (
-    ("attention", None),
-    ("SVG, sparsity 0.7", SVGConfig(sparsity=0.7)),
-    ("SVG2, top_p 0.8", SVG2Config(top_p=0.8, min_keep=0.03, q_clusters=40, k_clusters=80, kmeans_init_iters=10)),
-)
+CELLS_A_FRAME = 6
+MIDDLE = tiny_wan.shifted(0.5)
 
 
-def draw(file: Path) -> None:
+@torch.no_grad()
+def attention_inputs(video: Tensor, prompt: int, sigma: float = MIDDLE) -> tuple[VideoLayout, list[tuple]]:
+    """The layout and each layer's q, k, v [1, H, N, D] of the tiny model, for a video [T, H, W] with noise."""
+    model, taken = tiny_wan.load(CHECKPOINT), []
+    clean = to_latent(video.unsqueeze(0))
+    noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), sigma)
+    for block in model.blocks:
+        block.self_attn.attend = lambda q, k, v: (
+            taken.append((q, k, v)) or torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        )
+    model(noisy, torch.tensor([1000 * sigma]), embed(prompt))
+    return VideoLayout(clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2), taken
+
+
+def draw(video: Tensor, prompt: int, file: Path) -> None:
     """Writes a PNG: a column a head, a row a method; keys to the right, queries downwards, frame after frame."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    q, k, v = video_qkv(*GRID, heads=HEADS, head_dim=HEAD_DIM)
-    layout, tokens = VideoLayout(*GRID), q.shape[2]
-    probs = ((q @ k.transpose(2, 3)) * HEAD_DIM**-0.5).softmax(-1)[0]
-    figure, axes = plt.subplots(len(ROWS), HEADS, figsize=(2.6 * HEADS, 2.75 * len(ROWS)), layout="constrained")
-    for line, (title, config) in zip(axes, ROWS, strict=True):
-        plan = None if config is None else _plan(q, k, v, config, layout)
-        for head, axis in enumerate(line):
-            if plan is None:
-                axis.imshow(_cells(probs[head] * tokens).log10(), cmap="magma", vmin=-2, vmax=1.5, interpolation="nearest")
-                axis.set_title(f"head {head}: {title}", fontsize=9)
-            else:
-                mask, kind = _mask(plan, head, tokens), ""
-                if isinstance(config, SVGConfig):
-                    kind = (", spatial", ", temporal")[int(plan.set_of_head[0, head])]
-                mass = (probs[head] * mask).sum(-1).mean()
-                axis.imshow(
-                    _cells(mask.float()).sqrt(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest"
-                )  # root: thin lines stay visible
-                axis.set_title(f"{title}{kind}\ndensity {mask.float().mean():.2f} holds {mass:.0%}", fontsize=9)
-            axis.set_xticks([]), axis.set_yticks([])
-    figure.suptitle(
-        f"What each head reads: {GRID[0]} frames of {GRID[1]} x {GRID[2]} tokens, queries downwards, keys to the right",
-        fontsize=10,
-    )
+    layout, layers = attention_inputs(video, prompt)
+    methods = (None, METHODS[1], METHODS[3])
+    heads = layers[0][0].shape[1]
+    figure, axes = plt.subplots(
+        len(methods), heads * len(layers), figsize=(1.9 * heads * len(layers), 6.2), layout="constrained"
+    )  # fmt: skip
+    for layer, (q, k, v) in enumerate(layers):
+        probs = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[0]
+        for line, method in zip(axes, methods, strict=True):
+            for head, axis in enumerate(line[layer * heads : (layer + 1) * heads]):
+                title = f"block {layer}, head {head}" if method is None else _masked(axis, method, q, k, v, layout, probs, head)
+                if method is None:
+                    shares = _cells(probs[head] * layout.tokens, layout).log10()
+                    axis.imshow(shares, cmap="magma", vmin=-2, vmax=1.5, interpolation="nearest")
+                axis.set_title(title, fontsize=8)
+                axis.set_xticks([]), axis.set_yticks([])
+    for line, name in zip(axes, ("attention", "SVG computes", "SVG2 computes"), strict=True):
+        line[0].set_ylabel(name, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=70)
     plt.close(figure)
 
 
-def _plan(q: Tensor, k: Tensor, v: Tensor, config, layout: VideoLayout):
+def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, probs: Tensor, head: int) -> str:
+    """Draws what a method computes of a head; returns what to say of it."""
+    config = (SVGConfig if method.node == "SVGAttention" else SVG2Config)(**method.inputs)
     planner = svg.plan if isinstance(config, SVGConfig) else svg2.plan
-    options = {"sm_scale": HEAD_DIM**-0.5, "block_m": 64, "backend": "torch"}
+    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": 64, "backend": "torch", "workspace_bytes": 1 << 30}
     ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options)
-    return plan
-
-
-def _mask(plan, head: int, tokens: int) -> Tensor:
-    mask = torch.zeros(tokens, tokens, dtype=torch.bool)
+    mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
     s = int(plan.set_of_head[0, head])
     for t, rows in enumerate(plan.query_index[s]):
         rows = rows[rows >= 0].long()
         mask[rows.unsqueeze(1), plan.key_index[s, t, : plan.key_count[s, t]].long()] = True
-    return mask
+    # The root keeps thin lines visible.
+    axis.imshow(_cells(mask.float(), layout).sqrt(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    kind = ("spatial, ", "temporal, ")[s] if isinstance(config, SVGConfig) else ""
+    return f"{kind}{mask.float().mean():.0%}\nholds {(probs[head] * mask).sum(-1).mean():.0%}"
 
 
-def _cells(x: Tensor) -> Tensor:
-    """[N, N] -> [CELLS, CELLS] means."""
-    return torch.nn.functional.adaptive_avg_pool2d(x.unsqueeze(0), CELLS)[0]
+def _cells(x: Tensor, layout: VideoLayout) -> Tensor:
+    """[N, N] -> means over cells, CELLS_A_FRAME of them a frame."""
+    return torch.nn.functional.adaptive_avg_pool2d(x.unsqueeze(0), layout.frames * CELLS_A_FRAME)[0]

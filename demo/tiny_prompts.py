@@ -3,7 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tiny_checkpoints import HUNYUAN_POOLED_WIDTH, HUNYUAN_TEXT_WIDTH, SIGLIP_WIDTH, WAN_TEXT_WIDTH, WAN_VISION_WIDTH
+from tiny_checkpoints import (
+    COGVIDEOX_TEXT_WIDTH,
+    HUMO_AUDIO_LAYERS,
+    HUMO_AUDIO_WIDTH,
+    HUMO_AUDIO_WINDOW,
+    HUNYUAN_POOLED_WIDTH,
+    HUNYUAN_TEXT_WIDTH,
+    S2V_AUDIO_LAYERS,
+    S2V_AUDIO_WIDTH,
+    SIGLIP_WIDTH,
+    WAN_TEXT_WIDTH,
+    WAN_VISION_WIDTH,
+)
 
 
 @dataclass(frozen=True)
@@ -15,17 +27,23 @@ class Recipe:
         downscale: pixels per latent cell, along height and width.
         conditioning: inputs of SVGDemoConditioning beside tokens and seed.
         reference: whether a reference latent is given as well.
+        tensors: what else the conditioning carries: key -> shape, a function of the latent's frames, height and width.
+        for_negative: whether the negative conditioning carries these too.
     """
 
     channels: int = 16
     downscale: int = 8
     conditioning: dict = field(default_factory=lambda: {"width": WAN_TEXT_WIDTH})
     reference: bool = False
+    tensors: dict[str, Callable[[int, int, int], tuple]] = field(default_factory=dict)
+    for_negative: bool = True
 
 
 WAN = Recipe()
 WAN_VISION = {"width": WAN_TEXT_WIDTH, "vision_tokens": 257, "vision_width": WAN_VISION_WIDTH}
 HUNYUAN = Recipe(conditioning={"width": HUNYUAN_TEXT_WIDTH, "pooled": HUNYUAN_POOLED_WIDTH})
+COGVIDEOX = Recipe(conditioning={"width": COGVIDEOX_TEXT_WIDTH})
+LISTS = {"context_latents"}  # keys of the conditioning that hold a list of tensors
 RECIPES = {
     "wan21_t2v": WAN,
     "wan21_i2v": Recipe(conditioning=WAN_VISION),
@@ -36,13 +54,42 @@ RECIPES = {
     "wan22_5b": Recipe(channels=48, downscale=16),
     "wan_vace": WAN,
     "wan_fun_control": Recipe(conditioning=WAN_VISION, reference=True),
+    # Two reference images.
+    "wan_phantom": Recipe(tensors={"time_dim_concat": lambda t, h, w: (1, 16, 2, h, w)}),
+    # A control video, and 73 frames before the clip.
+    "wan_s2v": Recipe(
+        reference=True,
+        tensors={
+            "audio_embed": lambda t, h, w: (1, S2V_AUDIO_LAYERS, S2V_AUDIO_WIDTH, 4 * t),
+            "control_video": lambda t, h, w: (1, 16, t, h, w),
+            "reference_motion": lambda t, h, w: (1, 16, 19, h, w),
+        },
+    ),
+    "wan_humo": Recipe(
+        reference=True,
+        tensors={"audio_embed": lambda t, h, w: (1, t, HUMO_AUDIO_WINDOW, HUMO_AUDIO_LAYERS, HUMO_AUDIO_WIDTH)},
+    ),
+    "wan_animate": Recipe(conditioning=WAN_VISION, tensors={"pose_video_latent": lambda t, h, w: (1, 16, t - 1, h, w)}),
+    # The poses have half the resolution.
+    "wan_scail": Recipe(
+        conditioning=WAN_VISION,
+        reference=True,
+        tensors={"pose_video_latent": lambda t, h, w: (1, 16, t, h // 2, w // 2)},
+    ),
+    # A video to edit.
+    "wan_bernini": Recipe(tensors={"context_latents": lambda t, h, w: (1, 16, t, h, w)}),
     "hunyuan_t2v": HUNYUAN,
     "hunyuan_i2v": HUNYUAN,
+    "hunyuan_custom": Recipe(
+        conditioning=HUNYUAN.conditioning, tensors={"ref_latent": lambda t, h, w: (1, 16, 1, h, w)}, for_negative=False
+    ),
     "hunyuan15": Recipe(
         channels=32,
         downscale=16,
         conditioning={"width": HUNYUAN_TEXT_WIDTH, "byt5_tokens": 7, "vision_tokens": 9, "vision_width": SIGLIP_WIDTH},
     ),
+    "cogvideox": COGVIDEOX,
+    "cogvideox_i2v": COGVIDEOX,
 }
 
 
@@ -78,7 +125,8 @@ def tiny_prompt(
     """
     recipe = RECIPES[family]
     cells = {"height": height // recipe.downscale, "width": width // recipe.downscale}
-    prompt = {"latent": _node("SVGDemoLatent", channels=recipe.channels, frames=(frames - 1) // 4 + 1, batch=batch, **cells)}
+    latent_frames = (frames - 1) // 4 + 1
+    prompt = {"latent": _node("SVGDemoLatent", channels=recipe.channels, frames=latent_frames, batch=batch, **cells)}
     lengths = {"positive": text_tokens, "negative": text_tokens if negative_tokens is None else negative_tokens}
     conditioning = {}
     for offset, (name, tokens) in enumerate(lengths.items()):
@@ -87,6 +135,12 @@ def tiny_prompt(
         if recipe.reference:
             prompt[f"{name}_reference"] = _node("ReferenceLatent", conditioning=[name, 0], latent=["reference", 0])
             conditioning[name] = [f"{name}_reference", 0]
+        tensors = recipe.tensors if name == "positive" or recipe.for_negative else {}
+        for number, (key, shape) in enumerate(tensors.items()):
+            sizes = ",".join(str(size) for size in shape(latent_frames, *cells.values()))
+            tensor = {"key": key, "shape": sizes, "seed": 2000 + number, "as_list": key in LISTS}
+            prompt[f"{name}_{key}"] = _node("SVGDemoConditioningTensor", conditioning=conditioning[name], **tensor)
+            conditioning[name] = [f"{name}_{key}", 0]
     if recipe.reference:
         prompt["reference"] = _node("SVGDemoLatent", channels=recipe.channels, frames=1, batch=1, **cells)
 

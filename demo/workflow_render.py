@@ -1,26 +1,14 @@
-"""Render an example workflow as it stands, less its downloads: tiny random models, few steps, a small video."""
+"""An example workflow as it stands, less its downloads: tiny random models, few steps, a small video."""
 
 from __future__ import annotations
 
 import copy
-import json
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host, to_prompt
-from core_demo import Row
-from tiny_checkpoints import write_checkpoint
 from tiny_prompts import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "example_workflows"
-WAN_WORKFLOW = WORKFLOWS / "wan2.1_t2v_svg2.json"
-PACKS = (ROOT, ROOT / "demo" / "helper_nodes")
-SIZE = {"width": 320, "height": 192, "frames": 33}  # 9 x 12 x 20 = 2,160 tokens
-STEPS = 6
-ROUNDS = 2
-TIMEOUT_S = 600
 METHODS = {"SVG": "SVGAttention", "SVG2": "SVG2Attention"}
 # Which tiny checkpoint stands in for a file that the example workflows load.
 STAND_INS = {
@@ -90,45 +78,6 @@ def with_method(prompt: dict, method: str | None, object_info: dict) -> dict:
             defaults = {name: spec[1]["default"] for name, spec in required.items() if name != "model"}
             prompt[node_id] = {"class_type": method, "inputs": {"model": model, **defaults}}
     return prompt
-
-
-def render_on_host(path: Path, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> list[Row]:
-    """Renders the Wan 2.1 example workflow in the ComfyUI at `path`: dense, SVG and SVG2.
-
-    A row's seconds are those of the whole prompt by the server's clock, the less of two rounds.
-
-    Args:
-        progress: called with what comes next, how much is done, and how much there is.
-    """
-    methods = {"dense": None, **METHODS}
-    total = 3 + ROUNDS * len(methods)
-    done = iter(range(total))
-    progress(f"requirements of ComfyUI {host_version(path)}", next(done), total)
-    prepare_host(path)
-    progress("starting it", next(done), total)
-    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder:
-        write_checkpoint("wan21_t2v", Path(folder) / "models" / "diffusion_models")
-        with ComfyServer(path, folder, PACKS) as server:
-            info = server.object_info()
-            workflow = to_prompt(json.loads(WAN_WORKFLOW.read_text()), info)
-
-            def render(text: str, method: str | None) -> RunResult:
-                progress(text, next(done), total)
-                return server.queue(tiny_version(with_method(workflow, method, info), steps=STEPS, **SIZE), TIMEOUT_S)
-
-            render("warm-up", None)  # pays for what a server sets up once
-            rounds = [{name: render(name, method) for name, method in methods.items()} for _ in range(ROUNDS)]
-            fastest = {name: min((round_[name] for round_ in rounds), key=lambda result: result.seconds) for name in methods}
-            reference = latent(fastest["dense"])
-            rows = [_row(name, result, reference) for name, result in fastest.items()]
-    progress("done", total, total)
-    return rows
-
-
-def _row(name: str, result: RunResult, reference) -> Row:
-    report = next((data for kind, data in result.events if kind == "sparse_videogen.run"), {"density": 1.0, "computed": 1.0})
-    error = (latent(result) - reference).norm() / reference.norm()
-    return Row(name, report["density"], report["computed"], error.item(), result.seconds)
 
 
 def _load_stand_ins(prompt: dict) -> list[str]:

@@ -1,0 +1,87 @@
+"""Renders in a headless ComfyUI, over HTTP: the tiny model through UNETLoader and the pack's own nodes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
+from moving_shapes import TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
+from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, Method, Progress, Render, Scene
+from tiny_wan import SHIFT
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKS = (ROOT, ROOT / "demo" / "helper_nodes")
+TIMEOUT_S = 600
+
+
+def prompt_of(scene: Scene, method: Method) -> dict:
+    """The API prompt: loader, method, shift, sampler, latent."""
+    _, channels, frames, height, width = scene.latent_shape
+    prompt = {
+        "model": _node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
+        "shift": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
+        "timed": _node("SVGDemoTimeAttention", model=["shift", 0]),
+        "text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
+        "no_text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
+        "noise": _node("SVGDemoLatent", channels=channels, frames=frames, height=height, width=width, batch=1),
+        "save": _node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
+    }
+    if method.node:
+        defaults = {"max_error": 0.0, "backend": "auto", "verbose": False, "preset": "Custom"}
+        rest = {
+            "SVGAttention": {"sampled_rows": 64},
+            "SVG2Attention": {"kmeans_step_iters": 2, "recluster_every": 1},
+        }[method.node]
+        inputs = {**defaults, **rest, **method.schedule, **method.inputs}
+        prompt["sparse"] = _node(method.node, model=["shift", 0], **inputs)
+        prompt["timed"]["inputs"]["model"] = ["sparse", 0]
+    sampling = {"steps": scene.steps, "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    links = {"model": ["timed", 0], "positive": ["text", 0], "negative": ["no_text", 0], "latent_image": ["noise", 0]}
+    prompt["sampler"] = _node("KSampler", seed=scene.seed, **sampling, **links)
+    return prompt
+
+
+def render(server: ComfyServer, scene: Scene, method: Method) -> Render:
+    """One video; the server's folder holds the checkpoint."""
+    result = server.queue(prompt_of(scene, method), TIMEOUT_S)
+    run = _event(result, "sparse_videogen.run") or {"density": 1.0, "computed": 1.0, "error": 0.0, "sparse_calls": 0}
+    attention_s = _event(result, "svg_demo.attention")["seconds"]
+    video = from_host_latent(latent(result))[0]
+    figures = (run[name] for name in ("density", "computed", "error"))
+    steps = (scene.steps, run["sparse_calls"] // LAYERS)
+    return Render(method.name, video, *figures, *steps, attention_s, result.seconds)
+
+
+def render_all(path: Path, scene: Scene, progress: Progress) -> list[Render]:
+    """A render a method, dense first, in the ComfyUI at `path`."""
+    total = 3 + len(METHODS)
+    progress(f"requirements of ComfyUI {host_version(path)}", 0, total)
+    prepare_host(path)
+    progress("starting it", 1, total)
+    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder:
+        install_checkpoint(Path(folder))
+        with ComfyServer(path, folder, PACKS) as server:
+            progress("warm-up", 2, total)
+            render(server, Scene(frames=2, pixels=32, steps=1), METHODS[0])  # pays for what a server sets up once
+            rows = []
+            for done, method in enumerate(METHODS, start=3):
+                progress(method.name, done, total)
+                rows.append(render(server, scene, method))
+    return rows
+
+
+def install_checkpoint(base_dir: Path) -> None:
+    """Puts the tiny model where a server of this base directory finds it."""
+    folder = base_dir / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(CHECKPOINT, folder)
+
+
+def _event(result: RunResult, kind: str) -> dict | None:
+    return next((data for name, data in result.events if name == kind), None)
+
+
+def _node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}

@@ -1,0 +1,87 @@
+"""What the demo renders and measures, whichever host does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moving_shapes import CELL
+from torch import Tensor
+
+CHECKPOINT = Path(__file__).with_name("tiny_wan.safetensors")
+LAYERS = 4
+GUIDANCE = 2.5  # without any, the tiny model's shapes are blobs; larger models are sampled with 3.5-6
+# text, share done and all there is of it
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is rendered: 21 frames of 96 x 96 pixels are 3,024 tokens.
+
+    Attributes:
+        prompt: number in moving_shapes.PROMPTS.
+        pixels: height and width, a multiple of 8.
+    """
+
+    prompt: int = 0
+    seed: int = 0
+    frames: int = 21
+    pixels: int = 96
+    steps: int = 20
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        return (1, 16, self.frames, self.pixels // CELL, self.pixels // CELL)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A node and its widgets, or the model's own attention (`node` None).
+
+    Attributes:
+        inputs: names and values as the node's widgets have them; the schedule and the blocks are in `schedule`.
+    """
+
+    name: str
+    node: str | None
+    inputs: dict
+
+    @property
+    def schedule(self) -> dict:
+        """The widgets that all methods share: the first fifth of the steps dense, and no block of the four."""
+        return {"start_percent": START_PERCENT, "end_percent": 1.0, "dense_blocks": "", "min_tokens": 0}
+
+
+START_PERCENT = 0.2
+# 12 query clusters are one for each tile of a CPU (256 rows); key clusters are small, for a video of so few tokens.
+SVG2 = {"top_p": 0.9, "min_keep": 0.05, "q_clusters": 12, "k_clusters": 384, "kmeans_init_iters": 10}
+METHODS = (
+    Method("dense", None, {}),
+    Method("SVG", "SVGAttention", {"sparsity": 0.7}),
+    Method("SVG2 without tail", "SVG2Attention", {**SVG2, "tail": "off"}),
+    Method("SVG2", "SVG2Attention", {**SVG2, "tail": "second_order"}),
+)
+
+
+@dataclass(frozen=True)
+class Render:
+    """One finished video.
+
+    Attributes:
+        video: [T, H, W] in about [-1, 1].
+        density, computed, error: means over the sparse calls; 1, 1 and 0 for dense.
+        sparse_steps: of `steps`.
+        attention_s, total_s: wall time of the video's self-attention, planning included, and of all sampling.
+    """
+
+    method: str
+    video: Tensor
+    density: float
+    computed: float
+    error: float
+    steps: int
+    sparse_steps: int
+    attention_s: float
+    total_s: float

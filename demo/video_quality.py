@@ -1,0 +1,24 @@
+"""How near a video is to another: PSNR and SSIM."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+RANGE = 2.0  # of grey values in [-1, 1]
+
+
+def psnr(video: Tensor, reference: Tensor) -> float:
+    """10 log10(range^2 / mean squared error) over all of [..., H, W], in dB; infinite for equal videos."""
+    error = (video.clamp(-1, 1) - reference.clamp(-1, 1)).double().square().mean().item()
+    return 10 * math.log10(RANGE**2 / error) if error else math.inf
+
+
+def ssim(video: Tensor, reference: Tensor) -> float:
+    """Mean structural similarity of the frames of [T, H, W], in [-1, 1] (7 x 7 windows)."""
+    from skimage.metrics import structural_similarity
+
+    frames = zip(video.clamp(-1, 1).numpy(), reference.clamp(-1, 1).numpy(), strict=True)
+    values = [structural_similarity(a, b, data_range=RANGE) for a, b in frames]
+    return float(sum(values) / len(values))

@@ -1,0 +1,46 @@
+"""Pictures and what is measured of them."""
+
+from __future__ import annotations
+
+import math
+
+import pictures
+import pytest
+import torch
+from moving_shapes import clips
+from PIL import Image
+from video_quality import psnr, ssim
+
+
+@pytest.fixture
+def video():
+    return clips([0], 4, 64, 64, torch.Generator().manual_seed(0))[0]
+
+
+def test_psnr_of_known_errors(video):
+    dark = video.clamp(-0.8, 0.8)
+    assert psnr(video, video) == math.inf
+    assert psnr(dark + 0.1, dark) == pytest.approx(20 * math.log10(2 / 0.1), abs=1e-3)
+
+
+def test_ssim_falls_with_noise(video):
+    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
+    assert ssim(video, video) == pytest.approx(1)
+    assert 1 > ssim(video + 0.05 * noise, video) > ssim(video + 0.2 * noise, video) > 0
+
+
+def test_an_animation_shows_every_frame_of_every_video(video, tmp_path):
+    file = tmp_path / "a.webp"
+    pictures.animation({"dense": video, "other": -video}, file, reference="dense")
+    with Image.open(file) as image:
+        assert image.n_frames == len(video)
+        assert image.size == (2 * 128 + pictures.GAP, 2 * (128 + pictures.LABEL_HEIGHT) + pictures.GAP)
+
+
+def test_a_still_and_a_contact_sheet_are_as_large_as_what_they_hold(video, tmp_path):
+    pictures.still({"dense": video}, tmp_path / "s.png", frames=2)
+    pictures.contact_sheet(video.unsqueeze(0), tmp_path / "c.png", frames=3)
+    with Image.open(tmp_path / "s.png") as still, Image.open(tmp_path / "c.png") as sheet:
+        assert still.size == (128, 2 * (128 + pictures.LABEL_HEIGHT))
+        assert sheet.size == (3 * 64, 64)
+        assert sheet.getpixel((0, 0)) == pictures.grey(video)[0, 0, 0]
