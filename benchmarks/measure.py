@@ -23,8 +23,7 @@ load_pack()
 from scene import video_qkv  # noqa: E402
 from shapes import CPU_SHAPES, DENSITIES, GPU_SHAPES, SHAPES, Shape  # noqa: E402
 from sparse_videogen.kernels import choose_backend  # noqa: E402
-from sparse_videogen.kernels.gather_attention import tile_rows  # noqa: E402
-from sparse_videogen.svg_core import VideoLayout  # noqa: E402
+from sparse_videogen.svg_core import VideoLayout, attention  # noqa: E402
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
@@ -73,9 +72,14 @@ def each_shape(arguments: argparse.Namespace):
 
 
 def plan_options(q) -> dict:
-    """What planners take beside their inputs, as `sparse_attention` would choose it for q [B, H, N, D]."""
-    block_m = tile_rows(q.shape[3], q.device, q.dtype)
-    return {"sm_scale": q.shape[3] ** -0.5, "block_m": block_m, "backend": choose_backend("auto", q.device)}
+    """What `plans` takes beside its inputs, as `sparse_attention` would choose it for q [B, H, N, D]."""
+    return {"sm_scale": q.shape[3] ** -0.5, "backend": choose_backend("auto", q.device)}
+
+
+def use_tiles(block_m: int, block_n: int) -> None:
+    """From now on plans have tiles of `block_m` rows, and `computed` counts whole tiles, as a GPU with these would."""
+    attention.tile_rows = lambda head_dim, device, dtype: block_m
+    attention.computed_blocks = lambda q, backend: (block_m, block_n)
 
 
 def interleaved(providers: dict[str, Callable], device: str, repeats: int) -> dict[str, dict]:

@@ -1,50 +1,55 @@
-"""How much memory does a sparse call need beyond q, k, v and out: its state, its lists, its peak?"""
+"""How much memory does a run need beyond dense attention: at the peak of a call, and kept from call to call?"""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from functools import partial
-
+import allocations
 import torch
-from measure import Rows, each_shape, interleaved, layout_of, parse_arguments, plan_options
-from sparse_videogen.kernels import choose_backend
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, sparse_attention, svg, svg2
+from measure import Rows, inputs, interleaved, layout_of, parse_arguments
+from shapes import SHAPES, Shape
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, sparse_attention
+from sparse_videogen.svg_core.memory import call_bytes, state_bytes
 
-COLUMNS = ("shape", "provider", "density", "state_bytes", "plan_bytes", "peak_bytes", "ms")
+BRANCHES = 2  # cond and uncond
+BLOCK_M = 128
+# counted: on the meta device, kernels and all; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
+COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
-def tensor_bytes(value) -> int:
-    """Bytes of all tensors in a dataclass, each storage once."""
-    storages = {}
-
-    def visit(item):
-        if isinstance(item, torch.Tensor):
-            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
-        elif is_dataclass(item):
-            for field in fields(item):
-                visit(getattr(item, field.name))
-
-    visit(value)
-    return sum(storages.values())
+def counted(shape: Shape, config) -> int:
+    """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
+    size = (1, shape.tokens, shape.heads, shape.head_dim)
+    q, k, v = (torch.empty(size, dtype=torch.bfloat16, device="meta").transpose(1, 2) for _ in range(3))
+    state = SparseState()
+    with allocations.kernels_do_nothing(), allocations.Allocations() as made:
+        for _ in range(2):
+            made.peak = made.alive
+            call = {"layout": layout_of(shape), "state": state, "key": 0, "measure_error": True}
+            sparse_attention(q, k, v, config=config, **call, backend="triton")
+    return made.peak - q.numel() * q.element_size()
 
 
 def main() -> None:
-    """A row a shape and method, of a call in the middle of a run."""
+    """A row a shape and method."""
     arguments = parse_arguments(__doc__)
     table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name, shape, q, k, v in each_shape(arguments):
-        layout, backend = layout_of(shape), choose_backend("auto", q.device)
-        options = plan_options(q)
+    for name in arguments.shapes:
+        shape = SHAPES[name]
+        layout = layout_of(shape)
+        size = {"batch": 1, "heads": shape.heads, "head_dim": shape.head_dim}
         clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
-        for provider, planner, config in (("svg", svg.plan, SVGConfig()), ("svg2", svg2.plan, SVG2Config(**clusters))):
-            state = SparseState()
-            call = partial(sparse_attention, q, k, v, config=config, layout=layout, state=state, key=0)
-            (times,) = interleaved({provider: call}, arguments.device, arguments.repeats).values()
-            plan_bytes = max(tensor_bytes(plan) for _, plan in planner(q, k, v, config, layout, SparseState(), 0, **options))
-            row = {"op": "memory", "shape": name, "tokens": shape.tokens, "provider": f"{provider}-{backend}", **times}
-            _, stats = call()
-            row |= {"density": stats.density.mean().item(), "plan_bytes": plan_bytes}
-            table.add({**row, "state_bytes": tensor_bytes(state.get(0)) if provider == "svg2" else 0})
+        for provider, config in (("svg", SVGConfig()), ("svg2", SVG2Config(**clusters))):
+            row = {"op": "memory", "shape": name, "tokens": shape.tokens, "provider": provider}
+            row["counted_bytes"] = counted(shape, config)
+            row["estimated_bytes"] = call_bytes(config, layout, block_m=BLOCK_M, **size)
+            row["state_bytes"] = shape.layers * BRANCHES * state_bytes(config, layout, **size)
+            row["run_bytes"] = row["counted_bytes"] + row["state_bytes"]
+            if arguments.device == "cuda":
+                q, k, v = inputs(shape, arguments.device, arguments.dtype)
+                call = {"config": config, "layout": layout, "state": SparseState(), "key": 0}
+                functions = {provider: lambda q=q, k=k, v=v, call=call: sparse_attention(q, k, v, **call)}
+                (times,) = interleaved(functions, arguments.device, arguments.repeats).values()
+                row |= times
+            table.add(row)
 
 
 if __name__ == "__main__":

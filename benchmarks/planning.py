@@ -7,7 +7,7 @@ from functools import partial
 from measure import Rows, each_shape, interleaved, layout_of, parse_arguments, plan_options
 from providers import dense_providers
 from sparse_videogen.kernels import choose_backend
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, svg, svg2
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, plans, svg2
 
 COLUMNS = ("shape", "provider", "part", "ms", "ms_p20", "ms_p80", "share_of_dense", "peak_bytes")
 
@@ -20,14 +20,15 @@ def parts(shape, q, k, v) -> dict[tuple[str, str], partial]:
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
     config, rare = SVG2Config(**clusters), SVG2Config(**clusters, recluster_every=1_000_000)
 
-    def all_plans(planner, config, key):
-        for _ in planner(q, k, v, config, layout, state, key, **options):
+    def all_plans(config, key):
+        for _ in plans(q, k, v, config, layout, state, key, **options):
             pass
 
-    made = {(f"svg-{backend}", "all"): partial(all_plans, svg.plan, SVGConfig(), "svg")}
-    made[f"svg2-{backend}", "all"] = partial(all_plans, svg2.plan, config, "svg2")
-    made[f"svg2-{backend}", "all, labels kept"] = partial(all_plans, svg2.plan, rare, "rare")
-    update = partial(svg2.update_clusters, q, k, config, layout, state, "update", final=True, backend=backend)
+    made = {(f"svg-{backend}", "all"): partial(all_plans, SVGConfig(), "svg")}
+    made[f"svg2-{backend}", "all"] = partial(all_plans, config, "svg2")
+    made[f"svg2-{backend}", "all, labels kept"] = partial(all_plans, rare, "rare")
+    _, last = svg2.update_clusters(q, k, config, layout, None, final=True, backend=backend)
+    update = partial(svg2.update_clusters, q, k, config, layout, last, final=True, backend=backend)
     made[f"svg2-{backend}", "k-means"] = update
     return made
 

@@ -53,10 +53,14 @@ def share_tables(rows: list[dict]) -> list[str]:
         ]
     memory = [row for row in rows if row["op"] == "memory"]
     if memory:
-        lines += ["\n### Memory\n", "| device | shape | provider | state MB | plan MB | peak MB |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {row['device']} | {row['shape']} | {row['provider']} | {row['state_bytes'] / 1e6:.0f} | "
-            f"{row['plan_bytes'] / 1e6:.0f} | {'' if row['peak_bytes'] is None else round(row['peak_bytes'] / 1e6)} |"
+            "\n### Memory\n",
+            "| shape | provider | call MB | state MB | both MB | measured call MB |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['shape']} | {row['provider']} | {row['counted_bytes'] / 1e6:.0f} | {row['state_bytes'] / 1e6:.0f} | "
+            f"{row['run_bytes'] / 1e6:.0f} | {round(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else ''} |"
             for row in memory
         ]
     return lines

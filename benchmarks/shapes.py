@@ -15,6 +15,7 @@ class Shape:
     height: int
     width: int
     text: int = 0
+    layers: int = 1
     q_clusters: int = 300
     k_clusters: int = 1000
 
@@ -24,11 +25,11 @@ class Shape:
 
 
 SHAPES = {
-    "wan14b_720p": Shape(40, 128, 21, 45, 80),
-    "wan14b_480p": Shape(40, 128, 21, 30, 52, q_clusters=200),
-    "wan1.3b_480p": Shape(12, 128, 21, 30, 52, q_clusters=200),
-    "hunyuan_720p": Shape(24, 128, 33, 45, 80, text=256, q_clusters=400),
-    "cogvideox15": Shape(48, 64, 11, 48, 85, text=226),
+    "wan14b_720p": Shape(40, 128, 21, 45, 80, layers=40),
+    "wan14b_480p": Shape(40, 128, 21, 30, 52, layers=40, q_clusters=200),
+    "wan1.3b_480p": Shape(12, 128, 21, 30, 52, layers=30, q_clusters=200),
+    "hunyuan_720p": Shape(24, 128, 33, 45, 80, text=256, layers=60, q_clusters=400),
+    "cogvideox15": Shape(48, 64, 11, 48, 85, text=226, layers=42),
     "cpu_16k": Shape(4, 128, 16, 32, 32, q_clusters=64, k_clusters=216),
     "cpu_2k": Shape(2, 64, 8, 16, 16, text=7, q_clusters=16, k_clusters=32),
 }

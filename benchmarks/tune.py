@@ -42,7 +42,7 @@ def workload(op: str, head_dim: int, block_m: int):
         rows = stratified(64, shape.tokens, q.device)
         return lambda: sample_rows(q, k, v, rows, sm_scale=scale, backend="triton")
     config = SVG2Config(top_p=1e-3, min_keep=0.25, q_clusters=shape.q_clusters, kmeans_init_iters=4)
-    options = {"sm_scale": scale, "block_m": block_m, "backend": "torch"}
+    options = {"sm_scale": scale, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
     plans = list(svg2.plan(q, k, v, config, layout_of(shape), SparseState(), 0, **options))
 
     def run():

@@ -21,7 +21,7 @@ def run(script: str, *arguments) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("script", ["attention", "kmeans", "planning", "memory"])
+@pytest.mark.parametrize("script", ["attention", "kmeans", "planning"])
 def test_runs_and_reports(script, tmp_path):
     file = tmp_path / "rows.jsonl"
     run(script, "--device", "cpu", "--shapes", "cpu_2k", "--repeats", 1, "--json", file)

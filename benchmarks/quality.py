@@ -1,0 +1,156 @@
+"""What does sparsity do to a video? PSNR, SSIM and attention error against density, on the tiny Wan model.
+
+    python benchmarks/quality.py --json benchmarks/results/quality.jsonl
+
+Every prompt of the model by every method, with the demo's guidance, each against its own dense render. --studies
+varies one setting of SVG2 at a time instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+
+# isort: split
+import tiny_wan
+from baselines import Blocks
+from moving_shapes import CELL, PROMPTS, embed, from_latent
+from render import CHECKPOINT, GUIDANCE
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
+from torch import Tensor
+from video_quality import psnr, ssim
+
+COLUMNS = ("provider", "setting", "start_percent", "density", "computed", "psnr", "psnr_min", "ssim", "error", "seconds")
+# At 720p a query cluster has about 250 rows on tiles of 128; here about 110 on tiles of 64. Key clusters of as many tokens
+# as there (76) would be 17: too few to choose from, so they are smaller.
+TILE = (64, 32)
+SVG2 = SVG2Config(q_clusters=12, k_clusters=96, kmeans_init_iters=10, min_keep=0.02)
+TOP_P = (0.3, 0.5, 0.7, 0.9)
+DENSITIES = (0.1, 0.2, 0.4)
+PAPER = replace(SVG2, tail="off", tile_cut="cluster")
+CURVES = {
+    "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in DENSITIES},
+    "svg2-paper": {f"top_p={p}": replace(PAPER, top_p=p) for p in TOP_P},
+    "svg2-full-tiles": {f"top_p={p}": replace(SVG2, top_p=p, tail="off") for p in TOP_P},
+    "svg2-tail-0": {f"top_p={p}": replace(SVG2, top_p=p, tail="zero_order") for p in TOP_P},
+    "svg2-tail-2": {f"top_p={p}": replace(SVG2, top_p=p) for p in TOP_P},
+    "top-blocks": {f"density={density}": Blocks(density) for density in DENSITIES},
+    "random-blocks": {f"density={density}": Blocks(density, random=True) for density in DENSITIES},
+}
+BASE = replace(SVG2, top_p=0.7)
+WARM_UPS = (0.0, 0.2)
+STARTS = (0.0, 0.1, 0.3, 0.4)  # 0.2 is that of the other studies
+STUDIES = {
+    "base": [("", BASE, 0.2)],
+    "tail off": [("", replace(BASE, tail="off"), 0.2)],
+    "clusters": [
+        (f"{q}/{k}", replace(BASE, q_clusters=q, k_clusters=k), 0.2) for q, k in ((6, 48), (24, 96), (12, 192), (24, 192))
+    ],
+    "recluster_every": [(str(n), replace(BASE, recluster_every=n), 0.2) for n in (2, 4, 8)],
+    "kmeans_step_iters": [(str(n), replace(BASE, kmeans_step_iters=n), 0.2) for n in (1, 4)],
+    "start_percent": [(str(start), BASE, start) for start in STARTS],
+    "start_percent, tail off": [(str(start), replace(BASE, tail="off"), start) for start in STARTS],
+}
+
+
+class Renderer:
+    """Renders all prompts of a seed at once, with any attention in place of the model's own."""
+
+    def __init__(self, frames: int, pixels: int, steps: int, prompts: int = len(PROMPTS)):
+        self.model = tiny_wan.load(CHECKPOINT)
+        self.text = torch.cat([embed(prompt) for prompt in range(prompts)])
+        self.shape = (prompts, tiny_wan.CHANNELS, frames, pixels // CELL, pixels // CELL)
+        self.layout = VideoLayout(frames, pixels // CELL // 2, pixels // CELL // 2)
+        self.steps = steps
+
+    def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
+        """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
+        state, counted, sparse = SparseState(), {"density": [], "computed": [], "error": []}, False
+
+        def before_step(step: int) -> None:
+            nonlocal sparse
+            sparse = config is not None and step >= start_percent * self.steps - 1e-6
+
+        def attend_in(layer: int):
+            def attend(q, k, v):
+                shared = {"config": config, "layout": self.layout, "state": state, "key": layer}
+                if not sparse:
+                    if config is not None:
+                        warm_up(q, k, **shared)
+                    return F.scaled_dot_product_attention(q, k, v)
+                out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
+                for name, values in counted.items():
+                    values.append(getattr(stats, name).mean().item())
+                return out
+
+            return attend
+
+        for layer, block in enumerate(self.model.blocks):
+            block.self_attn.attend = attend_in(layer)
+        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.autocast("cpu", torch.bfloat16):
+            guided = {"no_text": embed(None), "guidance": GUIDANCE}
+            latent = tiny_wan.sample(self.model, noise, self.text, **guided, steps=self.steps, before_step=before_step)
+        return from_latent(latent), {name: sum(x) / len(x) for name, x in counted.items() if x}
+
+
+def measure(renderer: Renderer, references: dict[int, Tensor], config, start_percent: float) -> dict:
+    """Means over prompts and seeds; PSNR's mean is over the decibels of each video."""
+    begin, near, counted = time.perf_counter(), [], []
+    for seed, reference in references.items():
+        videos, means = renderer.render(seed, config, start_percent)
+        near += [(psnr(a, b), ssim(a, b)) for a, b in zip(videos, reference, strict=True)]
+        counted.append(means)
+    decibels, similar = zip(*near, strict=True)
+    means = {name: sum(x[name] for x in counted) / len(counted) for name in counted[0]}
+    quality = {"psnr": sum(decibels) / len(near), "psnr_min": min(decibels), "ssim": sum(similar) / len(near)}
+    return {**means, **quality, "videos": len(near), "seconds": time.perf_counter() - begin}
+
+
+def jobs(studies: bool, warm_ups: list[float]) -> Iterator[tuple[dict, object, float]]:
+    """(what the row says of itself, config, start_percent)."""
+    if studies:
+        for study, points in STUDIES.items():
+            for setting, config, start in points:
+                yield {"provider": study, "setting": setting}, config, start
+    else:
+        for start in warm_ups:
+            for provider, points in CURVES.items():
+                for setting, config in points.items():
+                    yield {"provider": provider, "setting": setting}, config, start
+
+
+def main() -> None:
+    """A row a method, setting and length of the warm-up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", action="store_true", help="vary one setting of SVG2 at a time")
+    parser.add_argument("--providers", nargs="+", default=None, help="only these")
+    parser.add_argument("--warm-ups", nargs="+", type=float, default=WARM_UPS, help="shares of the steps that run dense first")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=13)
+    parser.add_argument("--pixels", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
+    arguments = parser.parse_args()
+    use_tiles(*TILE)
+    renderer = Renderer(arguments.frames, arguments.pixels, arguments.steps, arguments.prompts)
+    references = {seed: renderer.render(seed)[0] for seed in range(arguments.seeds)}
+    table = Rows(COLUMNS, arguments.json, "cpu")
+    common = {"op": "quality-study" if arguments.studies else "quality", "shape": "tiny_wan"}
+    common |= {"tokens": renderer.layout.tokens, "steps": arguments.steps}
+    for names, config, start in jobs(arguments.studies, arguments.warm_ups):
+        if arguments.providers is None or names["provider"] in arguments.providers:
+            row = measure(renderer, references, config, start)
+            table.add({**common, **names, "start_percent": start, **row})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What error does a density cost on heads as concentrated as those of a real model? One call, 16,384 tokens.
+
+    python benchmarks/quality_heads.py --json benchmarks/results/quality_heads.jsonl
+
+Synthetic q, k, v (demo/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
+its attention is that of a quantile of the model's heads, from benchmarks/data/attention_density.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+
+# isort: split
+from baselines import Blocks
+from scene import video_qkv
+from sparse_videogen.svg_core import SVG2Config, SVGConfig, VideoLayout, sparse_attention
+from sparse_videogen.svg_core.sampling import stratified
+from torch import Tensor
+
+DATA = Path(__file__).with_name("data") / "attention_density"
+COLUMNS = ("provider", "setting", "density", "computed", "error", "error_max")
+HELD, ROWS = 0.95, 64
+TILE = (128, 64)
+SVG2 = SVG2Config(q_clusters=64, k_clusters=216, kmeans_init_iters=10, min_keep=0.02)
+TOP_P = (0.5, 0.7, 0.8, 0.9, 0.95)
+DENSITIES = (0.05, 0.1, 0.2, 0.4)
+METHODS = {
+    "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in DENSITIES[1:]},
+    "svg2-paper": {f"top_p={p}": replace(SVG2, top_p=p, tail="off", tile_cut="cluster") for p in TOP_P},
+    "svg2-full-tiles": {f"top_p={p}": replace(SVG2, top_p=p, tail="off") for p in TOP_P},
+    "svg2-tail-0": {f"top_p={p}": replace(SVG2, top_p=p, tail="zero_order") for p in TOP_P},
+    "svg2-tail-2": {f"top_p={p}": replace(SVG2, top_p=p) for p in TOP_P},
+    "top-blocks": {f"density={density}": Blocks(density) for density in DENSITIES},
+    "random-blocks": {f"density={density}": Blocks(density, random=True) for density in DENSITIES},
+}
+
+
+def targets(model: str, heads: int) -> list[float]:
+    """Densities at evenly spaced quantiles of a model's heads, [heads] in rising order.
+
+    Raises:
+        ValueError: there are no measurements of the model.
+    """
+    file = DATA / f"{model}.csv"
+    if not file.exists():
+        raise ValueError(f"no model {model!r}; there are {', '.join(sorted(file.stem for file in DATA.glob('*.csv')))}")
+    with open(file) as lines:
+        measured = torch.tensor([float(row["mean"]) for row in csv.DictReader(lines)])
+    return measured.quantile((torch.arange(heads) + 0.5) / heads).tolist()
+
+
+def density_of(logits: Tensor) -> float:
+    """Smallest share of the keys that holds HELD of the attention, mean over the rows of logits [R, N]."""
+    mass = logits.softmax(-1).sort(-1, descending=True).values.cumsum(-1)
+    return ((mass < HELD).sum(-1) + 1).float().mean().item() / logits.shape[-1]
+
+
+def concentrated(q: Tensor, k: Tensor, wanted: list[float]) -> tuple[Tensor, list[float]]:
+    """q [1, H, N, D], each head scaled until its density is the wanted one, and the densities reached."""
+    rows, scales, reached = stratified(ROWS, q.shape[2]), [], []
+    for head, density in enumerate(wanted):
+        logits = q[0, head, rows] @ k[0, head].T * q.shape[-1] ** -0.5
+        low, high = 0.01, 100.0  # a larger scale concentrates
+        for _ in range(20):
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if density_of(middle * logits) > density else (low, middle)
+        scales.append(low)
+        reached.append(density_of(low * logits))
+    return q * torch.tensor(scales).view(1, -1, 1, 1), reached
+
+
+def main() -> None:
+    """A row a method and setting: means over heads, and each head's own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="wan2.1_t2v_14b", help="a file name in benchmarks/data/attention_density")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--grid", type=int, nargs=3, default=(16, 32, 32), help="frames, height, width in tokens")
+    parser.add_argument("--providers", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
+    arguments = parser.parse_args()
+    wanted, layout = targets(arguments.model, arguments.heads), VideoLayout(*arguments.grid)
+    use_tiles(*TILE)
+    q, k, v = video_qkv(*arguments.grid, heads=arguments.heads, head_dim=128)
+    q, reached = concentrated(q, k, wanted)
+    print("density of the heads:", ", ".join(f"{density:.4f}" for density in reached))
+    table = Rows(COLUMNS, arguments.json, "cpu")
+    common = {"op": "quality-heads", "shape": arguments.model, "tokens": layout.tokens, "head_density": reached}
+    for provider in arguments.providers:
+        for setting, config in METHODS[provider].items():
+            _, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
+            names = ("density", "computed", "error")
+            row = {name: getattr(stats, name).mean().item() for name in names}
+            if isinstance(config, Blocks):
+                row["computed"] = row["density"]
+            row |= {f"{name}_by_head": getattr(stats, name)[0].tolist() for name in names}
+            row |= {"provider": provider, "setting": setting, "error_max": stats.error.max().item()}
+            table.add({**common, **row})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Rebuilds the quality tables and the plot of quality against the computed share from the committed results."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+from report import RESULTS, read
+
+STYLES = {
+    "svg": ("SVG", "C0", "o"),
+    "svg2-paper": ("SVG2 as published", "C1", "s"),
+    "svg2-full-tiles": ("SVG2, full tiles", "C2", "^"),
+    "svg2-tail-0": ("SVG2, zero-order tail", "C3", "v"),
+    "svg2-tail-2": ("SVG2, second-order tail", "C4", "D"),
+    "top-blocks": ("top 64-blocks", "grey", "x"),
+    "random-blocks": ("random 64-blocks", "lightgrey", "+"),
+}
+FIGURES = "| density | computed | PSNR | lowest | SSIM | attention error |"
+
+
+def tables(rows: list[dict]) -> list[str]:
+    """Markdown: the curves by warm-up, the studies, the heads."""
+    lines = []
+    for start in sorted({row["start_percent"] for row in rows if row["op"] == "quality"}):
+        lines += [f"\n### Tiny model, first {start:.0%} of the steps dense\n"]
+        lines += ["| method | setting " + FIGURES, "|---" * 8 + "|"]
+        chosen = [row for row in rows if row["op"] == "quality" and row["start_percent"] == start]
+        lines += [f"| {STYLES[row['provider']][0]} | {row['setting']} | {_figures(row)} |" for row in chosen]
+    studies = [row for row in rows if row["op"] == "quality-study"]
+    if studies:
+        lines += ["\n### One setting at a time\n", "| what varies | value " + FIGURES, "|---" * 8 + "|"]
+        lines += [f"| {row['provider']} | {row['setting']} | {_figures(row)} |" for row in studies]
+    heads = [row for row in rows if row["op"] == "quality-heads"]
+    if heads:
+        lines += [f"\n### Heads as concentrated as {heads[0]['shape']}'s, {heads[0]['tokens']:,} tokens\n"]
+        lines += ["| method | setting | density | computed | mean error | worst head |", "|---|---|---|---|---|---|"]
+        for row in heads:
+            figures = f"{row['density']:.3f} | {row['computed']:.3f} | {row['error']:.4f} | {row['error_max']:.4f}"
+            lines.append(f"| {STYLES[row['provider']][0]} | {row['setting']} | {figures} |")
+    return lines
+
+
+def _figures(row: dict) -> str:
+    shares = f"{row['density']:.3f} | {row['computed']:.3f}"
+    return f"{shares} | {row['psnr']:.1f} | {row['psnr_min']:.1f} | {row['ssim']:.4f} | {row['error']:.4f}"
+
+
+def plot(rows: list[dict], file: Path) -> None:
+    """PSNR, SSIM and error by warm-up, and the heads' error, against what a GPU's tiles would compute."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    starts = sorted({row["start_percent"] for row in rows if row["op"] == "quality"})
+    panels = [("quality", start, column) for start in starts for column in ("psnr", "ssim", "error")]
+    panels += [("quality-heads", None, "error")]
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
+    for axis, (op, start, column) in zip(axes.flat, panels, strict=False):
+        curves = defaultdict(list)
+        for row in rows:
+            if row["op"] == op and (start is None or row["start_percent"] == start):
+                curves[row["provider"]].append((row["computed"], row[column]))
+        for provider, points in curves.items():
+            label, colour, marker = STYLES[provider]
+            axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, markersize=4, linewidth=1, label=label)
+        where = "synthetic heads" if start is None else f"tiny model, {start:.0%} dense"
+        name = {"psnr": "PSNR, dB", "ssim": "SSIM", "error": "attention error"}[column]
+        axis.set(
+            title=where, xlabel="computed share", ylabel=name, yscale="log" if column == "error" else "linear", xlim=(0, 0.6)
+        )
+    for spare in axes.flat[len(panels) :]:
+        spare.axis("off")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="lower right", fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=70)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Prints the tables; writes the plot where --plot says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--plot", type=Path, default=None)
+    arguments = parser.parse_args()
+    rows = [row for row in read(arguments.results) if row["op"].startswith("quality")]
+    if not rows:
+        print(f"no results in {arguments.results}: benchmarks/quality.py --json {arguments.results}/quality.jsonl writes some")
+        return
+    print("\n".join(tables(rows)))
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
