@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All tests, in an environment of their own. COMFYUI_PATH (one or more, colon-separated) says which ComfyUI the
-# tests in tests/host/ run against; without it those that stand in the usual places, if any.
+# tests in tests/host/ and tests/web/ run against; without it those that stand in the usual places, if any. The tests in
+# tests/web/ also need a Chromium: an installed one, or the one that $CHROMIUM names.
 set -euo pipefail
 cd "$(dirname "$0")"
 source demo/environment.sh

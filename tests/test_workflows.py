@@ -19,6 +19,11 @@ def workflow(request):
     return json.loads((FOLDER / f"{request.param}.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_its_thumbnail(name):
+    assert 10_000 < (FOLDER / f"{name}.jpg").stat().st_size < 60_000
+
+
 def box(node: dict) -> tuple:
     """Left, top, right, bottom."""
     (x, y), (width, height) = node["pos"], node["size"]

@@ -1,0 +1,73 @@
+"""docs/troubleshooting.md has every message of the pack: found in the sources, by the calls that print and raise."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+SOURCES = [*sorted((ROOT / "nodes").glob("*.py")), ROOT / "kernels" / "backend.py", ROOT / "kernels" / "tile_configs.py"]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+# Position of the message among the arguments.
+SPEAKERS = {"say": 1, "say_once": 0, "info": 0, "warning": 0, "ValueError": 0, "RuntimeError": 0, "NoTileConfig": 0}
+REASON = re.compile(r"([a-z_]+): ")
+
+
+def pieces(node: ast.expr) -> list[str]:
+    """What stands literally in a string, between the values that are put in."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    literal = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return [piece for text in literal for piece in re.split(r"%[\d.]*[a-z]", text)]
+
+
+def messages() -> dict[str, str]:
+    """The longest literal piece of each message -> where it stands."""
+    found = {}
+    for path, tree in TREES.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+            if name in SPEAKERS and len(call.args) > SPEAKERS[name]:
+                longest = max(pieces(call.args[SPEAKERS[name]]), key=len, default="").strip(" ;,.:()'")
+                if len(longest) > 3:  # shorter ones are lines put together elsewhere
+                    found[longest] = f"{path.name}:{call.lineno}"
+    return found
+
+
+def reasons() -> dict[str, list[str]]:
+    """Labels of the reasons to stay dense -> longest literal pieces of their explanations."""
+    found = {"error": [], "out_of_memory": []}  # of `Run.fail`, where the explanation is the error
+    for path, tree in TREES.items():
+        nodes = list(ast.walk(tree)) if path.parent.name == "nodes" else []
+        named = {id(node.value) for node in nodes if isinstance(node, ast.keyword)}  # tooltips among them
+        for node in nodes:
+            if isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in named:
+                text, *others = pieces(node) or [""]
+                label = REASON.match(text)
+                if label and (isinstance(node, ast.JoinedStr) or text[label.end() :]):
+                    explanation = max([text[label.end() :], *others], key=len).strip(" ;,.:()")
+                    found.setdefault(label[1], []).append(explanation)
+    return found
+
+
+MESSAGES, REASONS = messages(), reasons()
+
+
+def test_the_search_finds_what_is_known():
+    assert len(MESSAGES) >= 20 and "takes the place of an earlier Sparse VideoGen node on this model" in MESSAGES
+    assert {"start_percent", "min_tokens", "layout", "mask", "head_dim", "unseen", "dense_blocks"} < set(REASONS)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_is_explained(message):
+    assert message in PAGE, MESSAGES[message]
+
+
+@pytest.mark.parametrize("label", REASONS)
+def test_every_reason_is_explained(label):
+    lines = [line for line in PAGE.splitlines() if line.startswith(f"| `{label}` |")]
+    assert lines
+    assert all(any(explanation in line for line in lines) for explanation in REASONS[label])
