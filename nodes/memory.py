@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import comfy.model_management
 
 from ..kernels.gather_attention import tile_rows
@@ -45,16 +47,23 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     return call + min(state, state_budget)
 
 
+_one_at_a_time = threading.RLock()  # threads that sample one model share the object that the estimate is put on
+
+
 def tell_host(executor, extra_bytes: int, patcher, *args, **kwargs):
     """Runs the host's loading of a model with its estimate of working memory raised by `extra_bytes`."""
     model = patcher.model
-    estimate = model.memory_required
+    with _one_at_a_time:
+        estimate, own = model.memory_required, vars(model).get("memory_required")
 
-    def with_ours(*shapes, **options):
-        return estimate(*shapes, **options) + extra_bytes
+        def with_ours(*shapes, **options):
+            return estimate(*shapes, **options) + extra_bytes
 
-    model.memory_required = with_ours
-    try:
-        return executor(patcher, *args, **kwargs)
-    finally:
-        del model.memory_required
+        model.memory_required = with_ours
+        try:
+            return executor(patcher, *args, **kwargs)
+        finally:
+            if own is None:
+                del model.memory_required
+            else:
+                model.memory_required = own  # another pack's

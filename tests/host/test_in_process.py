@@ -93,6 +93,26 @@ options, family = {"start_percent": 0.0, "min_tokens": 0}, family_of(model.model
 conds = {"positive": [{}], "negative": [{}]}
 expected = [run_bytes(Settings(config, **options), family, model, (1, 16, 5, 16, 24), conds) for config in CONFIGS.values()]
 tell("memory", asked=asked, expected=expected, left="memory_required" in vars(model.model))
+
+import time
+from sparse_videogen.nodes.memory import tell_host
+told_extra, failed = [], []
+def load_slowly(patcher):
+    told_extra.append(patcher.model.memory_required([1, 16, 5, 16, 24]))
+    time.sleep(0.05)  # the other threads have come by then
+def tell_one():
+    try:
+        tell_host(load_slowly, 1000, model)
+    except Exception as error:
+        failed.append(repr(error))
+threads = [threading.Thread(target=tell_one) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+alone = model.model.memory_required([1, 16, 5, 16, 24])
+model.model.memory_required = another = lambda *args, **kwargs: 7
+tell_host(load_slowly, 1000, model)
+kept = vars(model.model).pop("memory_required", None) is another
+tell("threads tell", extra=[asked - alone for asked in told_extra[:4]], other=told_extra[4], failed=failed, kept=kept)
 tell("after all", plain=bool(torch.equal(sample(model), plain)))
 """
 
@@ -150,6 +170,15 @@ def test_the_host_is_told_how_much_memory_a_run_takes(faults):
     plain, *patched, too_short = told["asked"]
     assert [asked - plain for asked in patched] == told["expected"] and min(told["expected"]) > 1e5
     assert too_short == plain and not told["left"]
+
+
+def test_threads_that_load_one_model_each_tell_their_own_memory(faults):
+    told = faults["threads tell"]
+    assert told["failed"] == [] and told["extra"] == [1000] * 4
+
+
+def test_another_packs_estimate_is_raised_and_kept(faults):
+    assert faults["threads tell"]["other"] == 1007 and faults["threads tell"]["kept"]
 
 
 def test_nothing_stays_behind(faults):
