@@ -67,7 +67,8 @@ def _warm_up(run: Run, call: VideoCall) -> None:
 def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
     """The call as a whole, or by elements of the batch where their layouts differ: q, k, v, and what goes with them."""
     size = len(call.q) // len(call.layouts)
-    common = {"config": run.settings.config, "backend": run.settings.backend, "state": run.state}
+    settings, state = run.settings, run.state_on(call.q.device)
+    common = {"config": settings.config, "backend": settings.backend, "state": state}
     for i, layout in enumerate(call.layouts):
         q, k, v = (x[i * size : (i + 1) * size] for x in (call.q, call.k, call.v))
         yield q, k, v, {**common, "layout": layout, "key": (call.key, i)}

@@ -27,7 +27,6 @@ class Run:
 
     Attributes:
         settings: the node's.
-        state: the planners', dropped at the end.
         record: what it did.
         start_sigma, end_sigma: sparse while end_sigma <= sigma <= start_sigma.
         workspace_bytes: of key lists at a time; halved when memory runs out.
@@ -46,9 +45,8 @@ class Run:
         workspace_bytes: int = WORKSPACE_BYTES,
         tell: Callable[[str, dict], None] = lambda kind, message: None,
     ):
-        """Args beyond the attributes: `state_bytes` that may stay on the GPU, and `tell(kind, message)` to the page."""
+        """Args beyond the attributes: `state_bytes` that may stay on a GPU, and `tell(kind, message)` to the page."""
         self.settings = settings
-        self.state = SparseState(state_bytes)
         self.record = Record()
         self.workspace_bytes = workspace_bytes
         self.start_sigma, self.end_sigma = start_sigma, end_sigma
@@ -58,11 +56,18 @@ class Run:
         self.compiles_anew = False
         self._number = next(_numbers)
         self._tell = tell
+        self._state_bytes = state_bytes
+        self._states: dict[torch.device, SparseState] = {}
         self._lock = threading.Lock()
         self._schedule: list[float] | None = None
         self._sigma: float | None = None
         self._step = -1
         self._said: set[str] = set()
+
+    def state_on(self, device: torch.device) -> SparseState:
+        """The planners' state, dropped at the end; newer hosts run a conditioning a GPU, each in a thread of its own."""
+        with self._lock:
+            return self._states.setdefault(device, SparseState(self._state_bytes))
 
     def schedule_reason(self, sigma: float) -> str | None:
         """Why a forward at this sigma is dense, or None."""
@@ -139,7 +144,8 @@ class Run:
 
     def close(self) -> dict:
         """Frees the state and tells the page how it ended; returns the report."""
-        self.state.clear()
+        for state in self._states.values():
+            state.clear()
         self._tell_step()
         report = self.report()
         self._tell("run", report)

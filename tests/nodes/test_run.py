@@ -151,3 +151,14 @@ def test_time_is_told_by_kind():
             torch.ones(10).sum()
     attention = run.report()["attention"]
     assert attention.keys() == {"sparse"} and attention["sparse"]["calls"] == 2 and attention["sparse"]["seconds"] >= 0
+
+
+def test_each_device_has_its_own_state_until_the_run_ends():
+    run = make_run()
+    states = {name: run.state_on(torch.device(name)) for name in ("cpu", "meta")}
+    for name, state in states.items():
+        assert run.state_on(torch.device(name)) is state
+        state.put("layer 0", name)
+    assert [state.get("layer 0") for state in states.values()] == ["cpu", "meta"]
+    run.close()
+    assert all(len(state) == 0 for state in states.values())
