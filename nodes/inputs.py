@@ -34,7 +34,11 @@ def patch_schema(**fields) -> io.Schema:
 
 def model_input():
     """The model to patch."""
-    return io.Model.Input("model", tooltip="A Wan, HunyuanVideo or CogVideoX model. Other models pass unchanged.")
+    return io.Model.Input(
+        "model",
+        tooltip="A video model: Wan, HunyuanVideo, CogVideoX, or another whose tokens are the video's patches. Image models "
+        "pass unchanged.",
+    )
 
 
 def schedule_inputs() -> list:
