@@ -74,8 +74,7 @@ def with_method(prompt: dict, method: str | None, object_info: dict) -> dict:
             for other in prompt.values():
                 other["inputs"] = {name: model if value == [node_id, 0] else value for name, value in other["inputs"].items()}
         elif node["class_type"] != method:
-            required = object_info[method]["input"]["required"]
-            defaults = {name: spec[1]["default"] for name, spec in required.items() if name != "model"}
+            defaults = {name: spec[1]["default"] for name, spec in object_info[method]["input"]["optional"].items()}
             prompt[node_id] = {"class_type": method, "inputs": {"model": model, **defaults}}
     return prompt
 

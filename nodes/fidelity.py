@@ -7,7 +7,7 @@ import math
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .inputs import schema
+from .inputs import schema, with_defaults
 from .plots import SERIES, Canvas
 
 WIDTH, HEIGHT = 1024, 720
@@ -50,12 +50,13 @@ class SVGVideoFidelity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reference, images, gain) -> io.NodeOutput:
+    def execute(cls, reference, images, **values) -> io.NodeOutput:
         """PSNR [dB], SSIM, the plot and the difference frames.
 
         Raises:
             ValueError: the videos differ in frames or size.
         """
+        gain = with_defaults(cls, values)["gain"]
         by_frame = fidelity(reference, images)
         plot = draw_fidelity(by_frame)
         shown = ui.PreviewImage(plot, cls=cls).as_dict()

@@ -21,10 +21,21 @@ def advanced(widget):
 
 
 def schema(aliases: list[str], **fields) -> io.Schema:
-    """io.Schema, with search aliases where the host has them; the id of the node goes to every execute."""
+    """io.Schema, with search aliases where the host has them; the id of the node goes to every execute.
+
+    Every widget is optional: the host refuses a prompt that lacks a required input, as does every prompt that was
+    stored before the input came, whatever its default.
+    """
     if HAS_SEARCH_ALIASES:
         fields["search_aliases"] = aliases
+    for one in fields["inputs"]:
+        one.optional = isinstance(one, io.WidgetInput)
     return io.Schema(hidden=[io.Hidden.unique_id], **fields)
+
+
+def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
+    """The values of a node's widgets, with the schema's default for each that the prompt does not name."""
+    return {one.id: one.default for one in node.define_schema().inputs if one.optional} | values
 
 
 def patch_schema(**fields) -> io.Schema:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..svg_core import SVGConfig
-from .inputs import advanced, execution_inputs, exemption_inputs, model_input, patch_schema, preset_input, schedule_inputs
+from .inputs import (
+    advanced,
+    execution_inputs,
+    exemption_inputs,
+    model_input,
+    patch_schema,
+    preset_input,
+    schedule_inputs,
+    with_defaults,
+)
 from .patch import patch_model
 from .presets import SVG_PRESETS, resolve
 from .settings import Settings
@@ -52,7 +61,9 @@ class SVGAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preset, **values) -> io.NodeOutput:
+    def execute(cls, model, **values) -> io.NodeOutput:
         """The model, patched."""
-        settings = Settings.of(SVGConfig, resolve(SVG_PRESETS, preset, values), cls.hidden.unique_id)
+        values = with_defaults(cls, values)
+        values = resolve(SVG_PRESETS, values.pop("preset"), values)
+        settings = Settings.of(SVGConfig, values, cls.hidden.unique_id)
         return io.NodeOutput(patch_model(model, settings))

@@ -6,7 +6,16 @@ from comfy_api.latest import io
 
 from ..svg_core import SVG2Config
 from ..svg_core.config import TAILS
-from .inputs import advanced, execution_inputs, exemption_inputs, model_input, patch_schema, preset_input, schedule_inputs
+from .inputs import (
+    advanced,
+    execution_inputs,
+    exemption_inputs,
+    model_input,
+    patch_schema,
+    preset_input,
+    schedule_inputs,
+    with_defaults,
+)
 from .patch import patch_model
 from .presets import SVG2_PRESETS, resolve
 from .settings import Settings
@@ -77,9 +86,11 @@ class SVG2Attention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preset, **values) -> io.NodeOutput:
+    def execute(cls, model, **values) -> io.NodeOutput:
         """The model, patched."""
-        settings = Settings.of(SVG2Config, resolve(SVG2_PRESETS, preset, values), cls.hidden.unique_id)
+        values = with_defaults(cls, values)
+        values = resolve(SVG2_PRESETS, values.pop("preset"), values)
+        settings = Settings.of(SVG2Config, values, cls.hidden.unique_id)
         return io.NodeOutput(patch_model(model, settings))
 
 

@@ -13,7 +13,7 @@ const TOLERANCE = 1e-6;
  */
 export function attachPresets(node) {
   /** @type {Object<string, Object<string, any>> | undefined} */
-  const presets = node.constructor.nodeData?.input?.required?.preset?.[1]?.presets;
+  const presets = node.constructor.nodeData?.input?.optional?.preset?.[1]?.presets;
   const combo = widget(node, "preset");
   if (!presets || !combo) return;
 

@@ -8,9 +8,16 @@ import time
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from real_host import DEFAULTS, EVERYTHING, reports
+from real_host import DEFAULTS, EVERYTHING, our_nodes, reports
 
 METHODS = ["SVGAttention", "SVG2Attention"]
+# What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
+SOCKETS = {
+    "SVGAttention": ["model"],
+    "SVG2Attention": ["model"],
+    "SVGReport": ["model", "samples"],
+    "SVGVideoFidelity": ["reference", "images"],
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -120,7 +127,34 @@ def test_importing_the_pack_is_cheap(host):
 def test_inputs_have_tooltips_and_keep_their_order(host):
     info = host.server.object_info()
     for method, defaults in DEFAULTS.items():
-        inputs = info[method]["input"]["required"]
+        inputs = info[method]["input"]["required"] | info[method]["input"]["optional"]
         assert list(inputs) == ["model", *defaults]
         assert all(options[1].get("tooltip") for options in inputs.values())
         assert info[method]["output_name"] == ["MODEL"]
+
+
+def test_only_sockets_are_required(host):
+    inputs = {name: info["input"] for name, info in our_nodes(host).items()}
+    assert {name: list(groups["required"]) for name, groups in inputs.items()} == SOCKETS
+    optional = [spec for groups in inputs.values() for spec in groups.get("optional", {}).values()]
+    assert optional and all("default" in spec[1] for spec in optional)
+
+
+@pytest.mark.parametrize("method, named", [(METHODS[0], {"sparsity": 0.5}), (METHODS[1], {"top_p": 0.7})], ids=METHODS)
+def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method, named):
+    defaults = {name: spec[1]["default"] for name, spec in our_nodes(host)[method]["input"]["optional"].items()}
+
+    def render(inputs):
+        prompt = host.prompt("wan21_t2v", method)
+        prompt["svg_model"]["inputs"] = {"model": ["model", 0], **inputs}
+        result = host.server.queue(prompt)
+        (report,) = reports(result)
+        return latent(result), report["settings"], report["sparse_calls"]
+
+    for inputs in ({}, named, {"min_tokens": 0}, {"min_tokens": 0, **named}):
+        full = defaults | inputs
+        out, settings, sparse_calls = render(inputs)
+        expected = {name: value for name, value in full.items() if name != "preset"} | {"dense_blocks": [0]}
+        assert {name: settings[name] for name in expected} == expected
+        assert (sparse_calls > 0) == ("min_tokens" in inputs)
+        assert torch.equal(out, render(full)[0])

@@ -103,7 +103,7 @@ def test_max_error_keeps_heads_dense(host, method, control):
 def test_a_preset_wins_over_the_widgets(host, method, preset):
     _, result = host.render("wan21_t2v", method, preset=preset, start_percent=0.9, dense_blocks="1-2")
     (report,) = reports(result)
-    values = host.server.object_info()[method]["input"]["required"]["preset"][1]["presets"][preset]
+    values = host.server.object_info()[method]["input"]["optional"]["preset"][1]["presets"][preset]
     assert values["start_percent"] != 0.9
     blocks = [int(block) for block in values["dense_blocks"].split("-")]
     expected = values | {"dense_blocks": blocks, "min_tokens": 0}
@@ -114,17 +114,18 @@ def images(batch=3, width=64, height=48, color=0):
     return {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": color}}
 
 
-def fidelity(host, reference, compared):
+def fidelity(host, reference, compared, **inputs):
     prompt = {
         **{"a": reference, "b": compared},
-        "fidelity": {"class_type": "SVGVideoFidelity", "inputs": {"reference": ["a", 0], "images": ["b", 0], "gain": 4.0}},
+        "fidelity": {"class_type": "SVGVideoFidelity", "inputs": {"reference": ["a", 0], "images": ["b", 0], **inputs}},
         "difference": {"class_type": "PreviewImage", "inputs": {"images": ["fidelity", 3]}},
     }
     return host.server.queue(prompt)
 
 
-def test_fidelity_of_a_known_difference(host):
-    result = fidelity(host, images(), images(color=0x333333))  # 51 of 255 on every pixel
+@pytest.mark.parametrize("inputs, shown", [({}, 204), ({"gain": 2.0}, 102)], ids=["default", "gain"])
+def test_fidelity_of_a_known_difference(host, inputs, shown):
+    result = fidelity(host, images(), images(color=0x333333), **inputs)  # 51 of 255 on every pixel
     outputs = result.outputs["fidelity"]
     (text,) = outputs["fidelity"]
     # SSIM of two constants: c1 / (0.2^2 + c1), c1 = 0.01^2
@@ -132,7 +133,7 @@ def test_fidelity_of_a_known_difference(host):
     assert picture_of(host, outputs).size == (1024, 720)
     assert len(result.outputs["difference"]["images"]) == 3
     first = host.server.base_dir / "temp" / result.outputs["difference"]["images"][0]["filename"]
-    assert Image.open(first).getcolors() == [(64 * 48, (204, 204, 204))]  # times gain
+    assert Image.open(first).getcolors() == [(64 * 48, (shown, shown, shown))]  # times gain
 
 
 def test_fidelity_of_equal_videos(host):

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from real_host import our_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
@@ -16,11 +17,6 @@ FILES = {"nodeDefs": "nodeDefs.json", "settings": "settings.json"}
 def get(host, route: str) -> str:
     with urllib.request.urlopen(host.server.url + route, timeout=60) as reply:
         return reply.read().decode()
-
-
-def our_nodes(host) -> dict[str, dict]:
-    folder = host.server.packs[0].name
-    return {name: info for name, info in host.server.object_info().items() if info["python_module"] == f"custom_nodes.{folder}"}
 
 
 def words_of(info: dict) -> dict:

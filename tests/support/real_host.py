@@ -107,6 +107,12 @@ class Host:
         return latent(result), result
 
 
+def our_nodes(host: Host) -> dict[str, dict]:
+    """The pack's entries of /object_info."""
+    folder = host.server.packs[0].name
+    return {name: info for name, info in host.server.object_info().items() if info["python_module"] == f"custom_nodes.{folder}"}
+
+
 def is_old(version: str) -> bool:
     """Whether a ComfyUI of this version has no attention override: the nodes then change nothing."""
     first, this = ([int(part) for part in text.split(".")[:3]] for text in (FIRST_VERSION, version))

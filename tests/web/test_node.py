@@ -14,7 +14,7 @@ UNKNOWN_NODES = "() => app.graph.nodes.map(node => node.type).filter(type => !(t
 
 def presets_of(comfy, kind: str) -> dict:
     """The table that the server gave the page: preset -> widget -> value."""
-    return comfy.host.server.object_info()[kind]["input"]["required"]["preset"][1]["presets"]
+    return comfy.host.server.object_info()[kind]["input"]["optional"]["preset"][1]["presets"]
 
 
 def numbers(comfy, node: str, preset: dict) -> dict:
@@ -44,6 +44,18 @@ def test_its_help_opens(comfy, node):
     comfy.page.locator("[data-testid=info-button]").first.click()
     comfy.page.get_by_role("heading", name="Where to put it").wait_for()  # the pack's own page, not what the host makes up
     comfy.page.get_by_text("kmeans_step_iters").first.wait_for(state="attached")
+
+
+@pytest.mark.parametrize("kind", METHODS.values())
+def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
+    """In the order in which workflows keep their values, and all of them in the prompt."""
+    node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
+    inputs = comfy.host.server.object_info()[kind]["input"]["optional"]
+    assert list(comfy("values", node).items()) == [(name, spec[1]["default"]) for name, spec in inputs.items()]
+    shown = "id => tests.node(id).widgets.filter(widget => widget.serialize !== false && widget.isVisible?.() !== false)"
+    assert comfy.evaluate(f"{shown}.map(widget => widget.name)", node) == list(inputs)
+    prompt = comfy.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt[node]["inputs"] == comfy("values", node)
 
 
 @pytest.mark.parametrize("kind", METHODS.values())

@@ -127,7 +127,7 @@ def test_in_a_subgraph_it_has_its_panel_too(comfy, build):
 def test_a_preset_beside_other_numbers_runs_as_the_preset(comfy, build):
     """The page shows the preset's numbers, and the server uses them."""
     ids = build("SVG2Attention")
-    presets = comfy.host.server.object_info()["SVG2Attention"]["input"]["required"]["preset"][1]["presets"]
+    presets = comfy.host.server.object_info()["SVG2Attention"]["input"]["optional"]["preset"][1]["presets"]
     name, preset = next(iter(presets.items()))
     comfy.choose(ids[OURS], "preset", name)
     _, seen = run(comfy)
