@@ -21,16 +21,16 @@ def advanced(widget):
 
 
 def schema(aliases: list[str], **fields) -> io.Schema:
-    """io.Schema, with search aliases where the host has them; the id of the node goes to every execute.
+    """io.Schema, with search aliases where the host has them.
 
-    Every widget is optional: the host refuses a prompt that lacks a required input, as does every prompt that was
-    stored before the input came, whatever its default.
+    Every widget is optional: the host refuses a prompt without a required input, whatever its default, and a prompt
+    that was stored before the input came does not name it.
     """
     if HAS_SEARCH_ALIASES:
         fields["search_aliases"] = aliases
     for one in fields["inputs"]:
         one.optional = isinstance(one, io.WidgetInput)
-    return io.Schema(hidden=[io.Hidden.unique_id], **fields)
+    return io.Schema(**fields)
 
 
 def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
@@ -39,8 +39,9 @@ def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
 
 
 def patch_schema(**fields) -> io.Schema:
-    """`schema` of a node that patches a model."""
-    return schema(category=CATEGORY, outputs=[io.Model.Output(display_name="MODEL")], **fields)
+    """`schema` of a node that patches a model; its own id comes with every execute."""
+    outputs = [io.Model.Output(display_name="MODEL")]
+    return schema(category=CATEGORY, outputs=outputs, hidden=[io.Hidden.unique_id], **fields)
 
 
 def model_input():

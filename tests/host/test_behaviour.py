@@ -158,3 +158,9 @@ def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method,
         assert {name: settings[name] for name in expected} == expected
         assert (sparse_calls > 0) == ("min_tokens" in inputs)
         assert torch.equal(out, render(full)[0])
+
+
+def test_only_nodes_that_patch_know_their_number(host):
+    """To the host's cache a node that knows it is a new one under every other number, and is computed again."""
+    hidden = {name: info["input"].get("hidden", {}) for name, info in our_nodes(host).items()}
+    assert {name for name, entries in hidden.items() if "unique_id" in entries} == set(METHODS)
