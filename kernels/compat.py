@@ -9,6 +9,10 @@ import os
 import torch
 
 FLOAT32_PRECISIONS = ("tf32", "tf32x3", "ieee")
+# Checked as the pack loads: a launch would take the error for the kernel's.
+FLOAT32 = os.environ.get("SPARSE_VIDEOGEN_FLOAT32", "tf32")
+if FLOAT32 not in FLOAT32_PRECISIONS:
+    raise ValueError(f"SPARSE_VIDEOGEN_FLOAT32={FLOAT32!r}: must be one of {', '.join(FLOAT32_PRECISIONS)}")
 
 
 def float32_precision() -> str:
@@ -17,12 +21,7 @@ def float32_precision() -> str:
     SPARSE_VIDEOGEN_FLOAT32 in the environment asks for another of `FLOAT32_PRECISIONS`. The nearly exact ones spill at
     head_dim 128 on every NVIDIA GPU and tile shape tried, so they are slow, and not the default.
     """
-    if torch.version.hip:
-        return "ieee"
-    asked = os.environ.get("SPARSE_VIDEOGEN_FLOAT32", "tf32")
-    if asked not in FLOAT32_PRECISIONS:
-        raise ValueError(f"SPARSE_VIDEOGEN_FLOAT32={asked!r}: must be one of {', '.join(FLOAT32_PRECISIONS)}")
-    return asked
+    return "ieee" if torch.version.hip else FLOAT32
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-SOURCES = [*sorted((ROOT / "nodes").glob("*.py")), ROOT / "kernels" / "backend.py", ROOT / "kernels" / "tile_configs.py"]
+SOURCES = [*sorted((ROOT / "nodes").glob("*.py")), *sorted((ROOT / "kernels").glob("*.py"))]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 # Position of the message among the arguments.
 SPEAKERS = {"say": 1, "say_once": 0, "info": 0, "warning": 0, "ValueError": 0, "RuntimeError": 0, "NoTileConfig": 0}

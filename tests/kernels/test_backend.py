@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from sparse_videogen.kernels import backend as backends
-from sparse_videogen.kernels import choose_backend, failures
+from sparse_videogen.kernels import choose_backend, compat, failures
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference
 
 CPU = torch.device("cpu")
+DEMO = str(Path(__file__).resolve().parents[2] / "demo")
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +93,18 @@ def test_out_of_memory_is_the_callers(monkeypatch):
     assert failures() == {}
 
 
-def test_float32_precision_is_validated(monkeypatch):
-    from sparse_videogen.kernels import compat
+@pytest.mark.parametrize("asked, hip, got", [(None, None, "tf32"), ("ieee", None, "ieee"), ("tf32x3", "6.4", "ieee")], ids=str)
+def test_float32_precision(asked, hip, got, monkeypatch):
+    monkeypatch.delenv("SPARSE_VIDEOGEN_FLOAT32", raising=False)
+    if asked:
+        monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", asked)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert runpy.run_path(compat.__file__)["float32_precision"]() == got
 
-    monkeypatch.setattr(torch.version, "hip", None)
-    assert compat.float32_precision() == "tf32"
-    monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", "ieee")
-    assert compat.float32_precision() == "ieee"
-    monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", "exact")
-    with pytest.raises(ValueError, match="SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"):
-        compat.float32_precision()
+
+def test_a_bad_float32_precision_is_refused_as_the_kernels_load():
+    script = "from load_pack import load_pack; load_pack(); import sparse_videogen.kernels"
+    environment = os.environ | {"SPARSE_VIDEOGEN_FLOAT32": "exact", "PYTHONPATH": DEMO}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert last == "ValueError: SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"
