@@ -9,12 +9,12 @@ import os
 
 import torch
 
-from .tile_configs import NoTileConfig
+from .tile_configs import NoTileConfig, architecture
 
 log = logging.getLogger("sparse_videogen")
 
 BACKENDS = ("auto", "triton", "torch")
-_failures: dict[str, str] = {}
+_failures: dict[str, str] = {}  # by op, GPU architecture and dtype, as in "assign (9.0, bfloat16)"
 _without_kernel: set[str] = set()
 
 
@@ -42,30 +42,43 @@ def choose_backend(backend: str, device: torch.device) -> str:
 def run(package: str, op: str, backend: str, *args):
     """Calls `launch_<op>` of the package's `triton_kernel.py` or `<op>` of its `reference.py`, which take the same.
 
-    A kernel that fails to compile or launch is not tried again in this process: its traceback is logged once,
-    `failures` tells the reason, and torch does the op's work from then on. Out of memory is the caller's to handle.
+    A kernel that fails to compile or launch is not tried again in this process for tensors of the first one's dtype on
+    GPUs of its architecture: its traceback is logged once, `failures` tells the reason, and torch does the work there
+    from then on. Out of memory is the caller's to handle.
     """
-    if backend == "triton" and op not in _failures:
+    place = f"{op} ({architecture(args[0].device)}, {str(args[0].dtype).removeprefix('torch.')})"
+    if backend == "triton" and place not in _failures:
         try:
             kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
             with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, whatever the tensors' is
                 return getattr(kernel, f"launch_{op}")(*args)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except NoTileConfig as missing:  # for this dtype and head_dim alone: the op's other kernels still run
             if str(missing) not in _without_kernel:
                 _without_kernel.add(str(missing))
                 log.warning("[sparse_videogen] %s; torch does its work there", missing)
         except Exception as error:  # whatever a driver or compiler on a user's machine may raise
-            _failures[op] = f"{type(error).__name__}: {error}"
-            log.warning("[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on", op, exc_info=error)
+            if is_out_of_memory(error):
+                raise
+            _failures[place] = f"{type(error).__name__}: {error}"
+            message = "[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on"
+            log.warning(message, place, exc_info=error)
     reference = importlib.import_module(f"{__package__}.{package}.reference")
     return getattr(reference, op)(*args)
 
 
 def failures() -> dict[str, str]:
-    """Ops whose Triton kernel failed in this process, with the reason."""
+    """Triton kernels that failed in this process, as "assign (9.0, bfloat16)", each with the reason."""
     return dict(_failures)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory ran out: torch has classes for it, Triton raises a RuntimeError for all that CUDA reports.
+
+    Triton's OutOfResources is another matter: a kernel needs more shared memory than the GPU ever has.
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
 def _triton_obstacle(device: torch.device) -> str | None:

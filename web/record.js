@@ -26,7 +26,7 @@
  * @property {Object<string, number>} dense_reasons label -> calls
  * @property {Object<string, string>} explanations label -> explanation
  * @property {number} not_finite_calls
- * @property {Object<string, string>} kernel_failures op -> message
+ * @property {Object<string, string>} kernel_failures op (architecture, dtype) -> message
  * @property {Step[]} steps
  *
  * @typedef {{node: string, run: number, method: string}} Head

@@ -159,10 +159,11 @@ def test_two_threads_at_once_get_what_they_would_alone(faults):
 
 def test_kernels_that_raise_hand_over_to_torch(faults):
     told = faults["kernels raise"]
-    ops = ("gather_attention", "assign", "centroids", "select", "pack_lists")
-    lines = [f"the Triton kernel of {op} failed; torch does its work from now on" for op in ops]
+    ops = ("gather_attention", "assign", "centroids", "select")
+    kernels = [f"{op} (cpu, float32)" for op in ops] + ["pack_lists (cpu, int32)"]
+    lines = [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in kernels]
     assert told["same"] and all(sum(line in said for said in told["said"]) == 1 for line in lines)
-    assert "sparse 8/12 calls" in told["said"][-1] and "torch in place of Triton: assign, centroids" in told["said"][-1]
+    assert "sparse 8/12 calls" in told["said"][-1] and "torch in place of Triton: assign (cpu, float32)," in told["said"][-1]
 
 
 def test_the_host_is_told_how_much_memory_a_run_takes(faults):

@@ -53,9 +53,29 @@ def test_a_failing_kernel_is_said_once_and_torch_takes_over(monkeypatch, caplog)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
-    assert len(calls) == 1 and failures() == {"assign": "RuntimeError: no ptxas"}
+    assert len(calls) == 1 and failures() == {"assign (cpu, float32)": "RuntimeError: no ptxas"}
     (record,) = caplog.records
-    assert "Triton kernel of assign failed" in record.message and record.exc_info
+    assert "Triton kernel of assign (cpu, float32) failed" in record.message and record.exc_info
+
+
+def test_a_failure_turns_off_nothing_for_another_dtype_or_card(monkeypatch):
+    pytest.importorskip("triton")
+    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+    broken, works = ("8.0", torch.float32), [("8.0", torch.float16), ("9.0", torch.float32)]
+    calls = []
+
+    def launch(x, centroids):
+        calls.append((card, x.dtype))
+        if calls[-1] == broken:
+            raise RuntimeError("no ptxas")
+        return reference(x, centroids)
+
+    monkeypatch.setattr(kernel, "launch_assign", launch)
+    for card, dtype in [broken, *works, broken, *works]:
+        monkeypatch.setattr(backends, "architecture", lambda device, card=card: card)
+        assign(torch.zeros(1, 1, 4, 64, dtype=dtype), torch.zeros(1, 1, 2, 64), backend="triton")
+    assert calls == [broken, *works, *works]
+    assert failures() == {"assign (8.0, float32)": "RuntimeError: no ptxas"}
 
 
 def test_a_missing_kernel_is_said_once_and_the_others_still_run(monkeypatch, caplog):
@@ -80,17 +100,38 @@ def test_a_missing_kernel_is_said_once_and_the_others_still_run(monkeypatch, cap
     assert assign(x.half(), centroids.half(), backend="triton").shape == (1, 1, 50) and failures() == {}
 
 
-def test_out_of_memory_is_the_callers(monkeypatch):
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("full"),
+    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("Triton Error [HIP]:  Code: 2, Messsage: out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
+def test_out_of_memory_is_the_callers(error, monkeypatch):
     pytest.importorskip("triton")
     kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
 
     def full(*args):
-        raise torch.OutOfMemoryError("full")
+        raise error
 
     monkeypatch.setattr(kernel, "launch_assign", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)) as raised:
         assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
-    assert failures() == {}
+    assert raised.value is error and failures() == {}
+
+
+def test_a_kernel_too_large_for_the_card_is_a_failure(monkeypatch):
+    errors = pytest.importorskip("triton.runtime.errors")
+    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+
+    def too_large(*args):
+        raise errors.OutOfResources(232448, 101376, "shared memory")
+
+    monkeypatch.setattr(kernel, "launch_assign", too_large)
+    assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
+    assert "out of resource: shared memory" in failures()["assign (cpu, float32)"]
 
 
 @pytest.mark.parametrize("asked, hip, got", [(None, None, "tf32"), ("ieee", None, "ieee"), ("tf32x3", "6.4", "ieee")], ids=str)

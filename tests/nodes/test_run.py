@@ -63,10 +63,11 @@ def test_the_line_of_a_run():
 
 
 def test_a_kernel_that_failed_is_named(monkeypatch):
-    monkeypatch.setattr(backend, "_failures", {"assign": "RuntimeError: no ptxas"})
+    failed = {"assign (9.0, bfloat16)": "RuntimeError: no ptxas"}
+    monkeypatch.setattr(backend, "_failures", failed)
     report = make_run().report()
-    assert report["kernel_failures"] == {"assign": "RuntimeError: no ptxas"}
-    assert summary(report).endswith("torch in place of Triton: assign")
+    assert report["kernel_failures"] == failed
+    assert summary(report).endswith("torch in place of Triton: assign (9.0, bfloat16)")
 
 
 def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):
