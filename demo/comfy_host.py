@@ -20,7 +20,7 @@ from workflow_prompt import to_prompt
 
 __all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host", "to_prompt"]
 
-HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes", "--cache-none")
+HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes")
 ON_CPU = ("--cpu", "--use-pytorch-cross-attention")
 START_TIMEOUT_S = 180
 TEXT_MESSAGE = 3  # the host's BinaryEventTypes.TEXT
@@ -37,13 +37,14 @@ class ComfyServer:
             an earlier server left there are removed.
         extra_args: more arguments for main.py.
         cpu: keep to the CPU.
+        cached: nodes whose inputs did not change are not executed again, as the host does by itself.
     """
 
-    def __init__(self, path: Path, base_dir: Path, packs: list[Path], extra_args=(), cpu: bool = True):
+    def __init__(self, path: Path, base_dir: Path, packs: list[Path], extra_args=(), cpu: bool = True, cached: bool = False):
         self.path = Path(path).resolve()
         self.base_dir = Path(base_dir).resolve()
         self.packs = [Path(pack).absolute() for pack in packs]
-        self.extra_args = (*(ON_CPU if cpu else ()), *extra_args)
+        self.extra_args = (*(ON_CPU if cpu else ()), *(() if cached else ("--cache-none",)), *extra_args)
         self.client_id = uuid.uuid4().hex
         self._process = self._socket = None
         self._events = []  # (type, data) in order of arrival; guarded by _arrived

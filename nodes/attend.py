@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..svg_core import SVG2Config, sparse_attention, warm_up
 from ..svg_core.memory import can_split
+from . import host
 from .forward import VideoCall
 from .run import Run
 
@@ -34,13 +35,13 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
             return work(run, call)
         except comfy.model_management.InterruptProcessingException:
             raise
-        except torch.cuda.OutOfMemoryError as error:
-            if not can_split(run.settings.config, call.layouts[0], call.q, run.workspace_bytes):
-                run.fail(error, "out_of_memory")
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
-            run.fail(error)
-        if run.failure is None:  # beyond the handlers, which hold on to the failed call's tensors
-            run.halve_workspace()
+            if not host.is_out_of_memory(error):
+                run.fail(error)
+            elif not can_split(run.settings.config, call.layouts[0], call.q, run.on(call.q.device).workspace_bytes):
+                run.fail(error, "out_of_memory")
+        if run.failure is None:  # beyond the handler, which holds on to the failed call's tensors
+            run.halve_workspace(call.q.device)
             comfy.model_management.soft_empty_cache()
     return None
 
@@ -49,7 +50,7 @@ def _sparse(run: Run, call: VideoCall) -> Tensor:
     """The sparse result of a call, counted."""
     _note_clamped_clusters(run, call)
     options = {"sm_scale": call.sm_scale, "measure_error": True, "max_error": run.settings.max_error}
-    options["workspace_bytes"] = run.workspace_bytes
+    options["workspace_bytes"] = run.on(call.q.device).workspace_bytes
     elements = _elements(run, call)
     with run.record.timed("sparse", call.q.device):
         outs, stats = zip(*(sparse_attention(q, k, v, **options, **where) for q, k, v, where in elements), strict=True)
@@ -67,7 +68,7 @@ def _warm_up(run: Run, call: VideoCall) -> None:
 def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
     """The call as a whole, or by elements of the batch where their layouts differ: q, k, v, and what goes with them."""
     size = len(call.q) // len(call.layouts)
-    settings, state = run.settings, run.state_on(call.q.device)
+    settings, state = run.settings, run.on(call.q.device).state
     common = {"config": settings.config, "backend": settings.backend, "state": state}
     for i, layout in enumerate(call.layouts):
         q, k, v = (x[i * size : (i + 1) * size] for x in (call.q, call.k, call.v))

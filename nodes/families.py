@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..svg_core import VideoLayout
 
 # (diffusion model, arguments of its forward by name, tokens beyond the grid) -> how many of these stand before the
 # video, the others after it; None if not understood.
 TokensBefore = Callable[[nn.Module, Mapping, int], int | None]
+# (diffusion model, arguments of its forward by name) -> how many keys the model's other attention calls have: those
+# before its first block, and those after the self-attention of each block; None if not known.
+OtherCalls = Callable[[nn.Module, Mapping], tuple[list[int], list[int]] | None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Family:
         module: class name of the diffusion model or of one of its bases.
         tokens_before: where tokens beyond the video grid stand: text, reference images, poses.
         first_frame: SVG's patterns include the first frame, as in the authors' settings for the family.
+        others: attention of another kind, which may be as long as the video's own.
         heads: of a diffusion model, how many it has and their size.
         blocks: attributes of the diffusion model that hold its attention blocks.
         joins: tokens beyond the grid that make whole frames count as frames of the video.
@@ -34,6 +38,7 @@ class Family:
     module: str
     tokens_before: TokensBefore
     first_frame: bool
+    others: OtherCalls
     heads: Callable[[nn.Module], tuple[int, int]]
     blocks: tuple[str, ...] = ("blocks", "vace_blocks")
     joins: bool = False
@@ -65,8 +70,35 @@ def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     return before if before <= surplus else None
 
 
-def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int) -> None:
+def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int | None = None) -> None:
     return None
+
+
+def text_tokens(arguments: Mapping) -> int:
+    """Tokens of the text that a forward is given, 0 without any."""
+    context = arguments.get("context")
+    return context.shape[1] if isinstance(context, Tensor) and context.ndim == 3 else 0
+
+
+def _wan_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """Cross-attention to the text; before it to the image, where the model has that apart."""
+    image = arguments.get("clip_fea") if getattr(model, "img_emb", None) is not None else None
+    return [], [text_tokens(arguments)] if image is None else [image.shape[-2], text_tokens(arguments)]
+
+
+def _hunyuan_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """The text's refiner comes first; then text and video attend together."""
+    return [text_tokens(arguments)] * len(model.txt_in.individual_token_refiner.blocks), []
+
+
+def _kandinsky_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """The text's own blocks come first; each of the video's ends in cross-attention to it."""
+    return [text_tokens(arguments)] * len(model.text_transformer_blocks), [text_tokens(arguments)]
+
+
+def _none_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """CogVideoX: text and video attend together."""
+    return [], []
 
 
 def _wan_heads(model: nn.Module) -> tuple[int, int]:
@@ -81,16 +113,23 @@ def _cogvideox_heads(model: nn.Module) -> tuple[int, int]:
     return model.num_attention_heads, model.blocks[0].head_dim
 
 
+def _kandinsky_heads(model: nn.Module) -> tuple[int, int]:
+    attention = model.visual_transformer_blocks[0].self_attention
+    return attention.num_heads, attention.head_dim
+
+
+HUNYUAN_BLOCKS, KANDINSKY_BLOCKS = ("double_blocks", "single_blocks"), ("visual_transformer_blocks",)
 FAMILIES = (
-    Family("Wan S2V", "WanModel_S2V", _all_after, True, _wan_heads),
-    Family("Wan HuMo", "HumoWanModel", _all_after, True, _wan_heads),
-    Family("Wan SCAIL", "SCAILWanModel", _all_after, True, _wan_heads),
-    Family("Wan", "WanModel", _wan, True, _wan_heads, joins=True),
-    Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_heads, blocks=("double_blocks", "single_blocks")),
-    Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, _cogvideox_heads),
+    Family("Wan S2V", "WanModel_S2V", _all_after, True, _wan_others, _wan_heads),
+    Family("Wan HuMo", "HumoWanModel", _all_after, True, _wan_others, _wan_heads),
+    Family("Wan SCAIL", "SCAILWanModel", _all_after, True, _wan_others, _wan_heads),
+    Family("Wan", "WanModel", _wan, True, _wan_others, _wan_heads, joins=True),
+    Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_others, _hunyuan_heads, HUNYUAN_BLOCKS),
+    Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, _none_others, _cogvideox_heads),
+    Family("Kandinsky 5", "Kandinsky5", _nothing_known, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
 )
 # Any other model whose tokens are patches of a video and nothing else.
-OTHER = Family("this model", "", _nothing_known, False, lambda model: (0, 0), blocks=())
+OTHER = Family("this model", "", _nothing_known, False, _nothing_known, lambda model: (0, 0), blocks=())
 
 
 def family_of(diffusion_model: nn.Module) -> Family | None:
@@ -117,9 +156,9 @@ def video_grid(diffusion_model: nn.Module, size: Sequence[int]) -> VideoLayout |
 
 
 def forward_grid(diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout | None:
-    """The grid of a forward, by its arguments' names: of x, and of the frames that Phantom appends to it."""
+    """The grid of a forward, by its arguments' names: of x, and of the frames that Phantom appends to it; None without one."""
     x, appended = arguments.get("x"), arguments.get("time_dim_concat")
-    if x is None:
+    if not isinstance(x, Tensor):
         return None
     size = list(x.shape)
     if appended is not None and len(size) == 5:

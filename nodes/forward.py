@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..kernels import choose_backend
 from ..svg_core import VideoLayout
-from .families import Family, forward_grid, place
+from .families import Family, forward_grid, place, text_tokens
 from .masks import mask_text, masked_keys
 from .run import Run
 from .settings import describe_blocks
@@ -64,25 +64,47 @@ class Forward:
         window = options.get("context_window")
         replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))  # skip-layer guidance leaves some out
         self.branch = (tuple(options.get("uuids", ())), None if window is None else tuple(window.index_list), replaced)
+        self._others = family.others(diffusion_model, arguments)
         self._calls: Counter[int] = Counter()
+        self._alike: Counter[Hashable] = Counter()  # calls that may or may not be the video's
         self._mask: Tensor | None = None
 
     def video_call(
         self, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
     ) -> VideoCall | None:
-        """From the arguments of the host's `optimized_attention`; None if it is not over at least the whole video.
+        """From the arguments of the host's `optimized_attention`; None if it is not the video's own.
 
-        Those others are cross-attention and text refiners.
+        Those others are cross-attention, text refiners and the like.
         """
+        options = kwargs["transformer_options"]
         if not skip_reshape:
             q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        if self.grid is None or not q.shape[2] == k.shape[2] >= self.grid.video_tokens:
+        if self.grid is None or not self._is_self_attention(q.shape[2], k.shape[2], options):
             return None
-        layer, key = self._place(kwargs["transformer_options"], q)
-        layouts = self._layouts(q.shape[2], mask, kwargs["transformer_options"])
+        layer, key = self._place(options, q)
+        layouts = self._layouts(q.shape[2], k.shape[2], mask, options)
         reason = layouts if isinstance(layouts, str) else self._dense_reason(q, k, v, layer)
         layouts = [] if isinstance(layouts, str) else layouts
         return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts, reason)
+
+    def _is_self_attention(self, rows: int, keys: int, options: dict) -> bool:
+        """Whether a call is the video's own attention, and not that of a text which happens to be as long.
+
+        Told apart by their order: what comes before the first block, and after the self-attention of each.
+        """
+        if rows < self.grid.video_tokens:
+            return keys >= self.grid.video_tokens  # a part of the video's queries, as frame by frame
+        if rows != keys:
+            return False
+        before, after = self._others or ([], [])
+        if keys not in before and keys not in after:
+            return True
+        block = (options.get("block_type"), options.get("block_index"))
+        nth = self._alike[block, keys]
+        self._alike[block, keys] += 1
+        if "block_index" not in options:  # not in a block yet, or the host does not tell
+            nth -= before.count(keys)
+        return nth >= 0 and nth % (1 + after.count(keys)) == 0
 
     @property
     def calls(self) -> int:
@@ -102,8 +124,12 @@ class Forward:
         before = len(self.diffusion_model.double_blocks) if options.get("block_type") == "single" else 0
         return before + options["block_index"]
 
-    def _layouts(self, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout] | str:
+    def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout] | str:
         """The layout of all tokens, or one for each element of the batch if their masks differ, or why not."""
+        if rows != tokens:
+            return f"layout: {rows} queries of {tokens} keys; attention in parts, such as frame by frame, is not supported"
+        if self._others is None and tokens == text_tokens(self.arguments):
+            return f"layout: text and video have {tokens} tokens each, and which attention is whose is not known for this model"
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
         layout = place(self.family, self.diffusion_model, self.arguments, grid, tokens)
         if mask is None or isinstance(layout, str):
@@ -124,6 +150,8 @@ class Forward:
             return f"heads: q {tuple(q.shape)} and k {tuple(k.shape)} have unlike heads"
         if layer in settings.dense_blocks:
             return f"dense_blocks: block {describe_blocks(settings.dense_blocks)}"
+        if self.run.training:
+            return "training: gradients are on, and sparse attention has none"
         return self.schedule_reason or self.run.failure or self._backend_reason(q.device)
 
     def _backend_reason(self, device: torch.device) -> str | None:

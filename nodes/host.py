@@ -5,9 +5,13 @@ from __future__ import annotations
 import inspect
 
 import comfy.ldm.modules.attention
+import comfy.model_management
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+from comfy_execution.utils import get_executing_context
+
+from .. import kernels
 
 # Attention calls pass through transformer_options["optimized_attention_override"].
 HAS_ATTENTION_OVERRIDE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
@@ -20,6 +24,30 @@ HAS_SEARCH_ALIASES = "search_aliases" in inspect.signature(io.Schema).parameters
 def is_compiled(options: dict) -> bool:
     """Whether torch.compile was set up for the model of a forward with these transformer_options."""
     return bool(options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).get(COMPILE_KEY))
+
+
+def other_devices(patcher) -> list:
+    """The patchers that hold a model on further devices, where the host shares conditionings out among several."""
+    if not hasattr(patcher, "get_additional_models_with_key"):
+        return []
+    return patcher.get_additional_models_with_key("multigpu")
+
+
+def keeps_keys(options: dict) -> bool:
+    """Whether the sampler of a forward with these transformer_options keeps keys from part to part (SamplerARVideo)."""
+    return "ar_state" in options
+
+
+def executing_node() -> str | None:
+    """The node of the prompt that runs in this thread, None outside of one."""
+    context = get_executing_context()
+    return None if context is None else context.node_id
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that the device's memory is short; hosts that know how are asked first."""
+    asked = getattr(comfy.model_management, "is_oom", None)
+    return bool(asked and asked(error)) or kernels.is_out_of_memory(error)
 
 
 def version() -> str:

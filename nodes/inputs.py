@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..kernels import BACKENDS
 from .host import HAS_SEARCH_ALIASES
 from .presets import CUSTOM
+from .settings import DENSE_ATTENTION
 
 CATEGORY = "model/patch"
 
@@ -111,7 +112,7 @@ def exemption_inputs() -> list:
 
 
 def preset_input(presets: dict[str, dict]):
-    """The preset, last of a node's inputs; its numbers go to the page as an extra option of the widget."""
+    """The preset; its numbers go to the page as an extra option of the widget."""
     widget = io.Combo.Input(
         "preset",
         options=[CUSTOM, *presets],
@@ -141,3 +142,16 @@ def execution_inputs() -> list:
             )
         ),
     ]
+
+
+def dense_attention_input():
+    """dense_attention; after the preset, since stored workflows hold their values by position."""
+    return advanced(
+        io.Combo.Input(
+            "dense_attention",
+            options=list(DENSE_ATTENTION),
+            default="previous",
+            tooltip="Who computes the calls that stay dense. previous: another node's attention on this model, if there is "
+            "one, which may be sparse itself. host: ComfyUI's own attention, in full.",
+        )
+    )

@@ -1,4 +1,4 @@
-"""Puts sparse attention into a clone of a model: an attention override and four wrappers, all plain functions.
+"""Puts sparse attention into a clone of a model: an attention override and five wrappers, all plain functions.
 
 Whatever a run needs travels in its own transformer_options: the sampler's wrapper puts a `Run` there, the
 forward's wrapper replaces it by a `Forward`, and the override reads that. So nothing is shared between runs,
@@ -18,10 +18,12 @@ from server import PromptServer
 from ..svg_core import SVGConfig
 from . import host
 from .attend import attend
+from .compiled import code
 from .families import FAMILIES, OTHER, attention_shape, family_of
 from .forward import Forward, VideoCall
 from .log import PREFIX, log, say
-from .memory import budgets, run_bytes, tell_host
+from .memory import WithRunBytes, budgets, run_bytes, tell_host
+from .overrides import is_sparse, override_name
 from .run import Run, summary
 from .settings import Settings
 
@@ -55,7 +57,7 @@ def patch_model(model, settings: Settings):
     if _is_ours(previous):
         say(settings.method, "takes the place of an earlier Sparse VideoGen node on this model")
         previous = previous.previous
-    options[OVERRIDE] = make_override(previous)
+    options[OVERRIDE] = make_override(previous, settings.dense_attention)
 
     def outer_sample(executor, *args, **kwargs):
         return _sample(executor, settings, *args, **kwargs)
@@ -64,8 +66,13 @@ def patch_model(model, settings: Settings):
         try:
             extra = run_bytes(settings, family, patcher, noise_shape, conds)
         except Exception as error:  # a model that is not built as its family is: the run itself may go well
-            extra = 0
+            extra = None
             log.warning("%s %s: memory not estimated", PREFIX, settings.method, exc_info=error)
+        if extra is None:
+            return executor(patcher, noise_shape, conds, *args, **kwargs)
+        run = _run_of(kwargs.get("model_options"))
+        if run is not None:
+            run.extra_bytes = extra
         return tell_host(executor, extra, patcher, noise_shape, conds, *args, **kwargs)
 
     def diffusion_model(executor, *args, **kwargs):
@@ -74,46 +81,56 @@ def patch_model(model, settings: Settings):
     wrappers = {
         WrappersMP.OUTER_SAMPLE: outer_sample,
         WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+        WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
         WrappersMP.APPLY_MODEL: _apply_model,
         WrappersMP.DIFFUSION_MODEL: diffusion_model,
     }
     for kind, wrapper in wrappers.items():
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
-    model.set_attachments(KEY, LastReport())
+    model.set_attachments(KEY, Reports())
     return model
 
 
-class LastReport:
-    """The report of a patched model's last run, for all of its clones; None before the first."""
+class Reports:
+    """Reports of a patched model's last runs, for all of its clones, by the node that sampled."""
 
-    report: dict | None = None
+    def __init__(self):
+        self.by_sampler: dict[str | None, dict] = {}
 
 
-def last_report(model) -> dict | None:
-    """What the last sampling run of a patched model did; None without one, or if the model is not patched.
+def reports_of(model) -> dict[str | None, dict]:
+    """What the last run of each sampler with this model did, by the sampler's node; empty if the model is not patched.
 
-    As `Run.report` has it.
+    Each as `Run.report` has it; None is a sampler that no node of a prompt ran.
     """
     attached = model.attachments.get(KEY)
-    return None if attached is None else attached.report
+    return {} if attached is None else attached.by_sampler
 
 
-def make_override(previous):
-    """An attention override that runs the video's self-attention sparse and hands all else to `previous` or the host."""
+def make_override(previous, dense_attention: str = "previous"):
+    """An attention override that runs the video's self-attention sparse, and hands all else to `previous` or the host.
+
+    Args:
+        previous: another's override, or None.
+        dense_attention: "host" leaves `previous` out where the video's self-attention stays dense.
+    """
 
     @torch.compiler.disable  # a compiled model is cut here, instead of being compiled through the planners
     def override(func, *args, **kwargs):
-        def dense():
+        def others():
             return previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
+
+        def dense():
+            return func(*args, **kwargs) if dense_attention == "host" else others()
 
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
         if not isinstance(forward, Forward) or forward.inside:
-            return dense()
+            return others()
         forward.inside = True
         try:
             call = _video_call(forward, *args, **kwargs)
-            return dense() if call is None else attend(forward.run, call, dense)
+            return others() if call is None else attend(forward.run, call, dense)
         finally:
             forward.inside = False
 
@@ -137,7 +154,7 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     sampling = guider.model_patcher.get_model_object("model_sampling")
     start = math.inf if settings.start_percent <= 0 else float(sampling.percent_to_sigma(settings.start_percent))
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
-    run = Run(settings, start, end, *budgets(guider.model_patcher.load_device), tell=_tell)
+    run = Run(settings, start, end, budgets, _tell)
     options = guider.model_options.setdefault("transformer_options", {})
     options[KEY] = run
     try:
@@ -146,32 +163,74 @@ def _sample(executor, settings: Settings, *args, **kwargs):
         options.pop(KEY, None)
         report = run.close()
         log.info("%s %s", PREFIX, summary(report))
-        last = guider.model_patcher.attachments.get(KEY)
-        if last is not None:  # None where another node made the model anew, from its parts
-            last.report = report
+        reports = guider.model_patcher.attachments.get(KEY)
+        if reports is not None:  # None where another node made the model anew, from its parts
+            reports.by_sampler[host.executing_node()] = report
+
+
+def _run_of(model_options: dict | None) -> Run | None:
+    run = ((model_options or {}).get("transformer_options") or {}).get(KEY)
+    return run if isinstance(run, Run) else None
+
+
+def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
+    """CALC_COND_BATCH: the host batches the conditionings that it has memory for, with ours counted."""
+    run = _run_of(model_options)
+    if run is not None and run.extra_bytes is not None:
+        held = run.on(x_in.device).state.device_bytes
+        model = WithRunBytes(model, lambda batch: run.extra_bytes(batch, held))
+    return executor(model, conds, x_in, timestep, model_options)
 
 
 def _apply_model(executor, *args, **kwargs):
-    """APPLY_MODEL: sees whether the forward came past this node at all."""
-    run = _options(executor, args, kwargs).get(KEY)
-    out = executor(*args, **kwargs)
-    if isinstance(run, Run) and not run.forwards:
-        _unseen(run, _options(executor, args, kwargs))
+    """APPLY_MODEL: sees whether the first pass through each model came past this node, with all of its attention."""
+    options = _options(executor, args, kwargs)
+    run = options.get(KEY)
+    if not isinstance(run, Run):
+        return executor(*args, **kwargs)
+    run.training |= torch.is_grad_enabled()
+    run.sightings.forget()
+    with code.in_use():
+        out = executor(*args, **kwargs)
+        _look(run, executor.class_obj, options)
     return out
 
 
-def _unseen(run: Run, options: dict) -> None:
-    """Counts a forward whose attention did not come by, or not all of it; a compiled model is compiled anew, for the next.
+def _look(run: Run, model, options: dict) -> None:
+    """Counts a pass whose attention did not come by, or not all of it; a compiled model is compiled anew, for the next.
 
-    Hosts compile models without guards on transformer_options: what was compiled without this node would be used
-    with it. What was compiled with it serves both.
+    Decided on the first pass of a run through a model, which no cache leaves out.
     """
-    if host.is_compiled(options) and not run.compiles_anew:
-        run.compiles_anew = True
-        torch._dynamo.reset()
-        run.count_dense("unseen: torch.compile had compiled this model without the node; it is compiled anew")
+    forward, sightings = run.sightings.forward(), run.sightings
+    if model in sightings.reasons:
+        if sightings.reasons[model] is not None and not (forward and forward.calls):
+            run.count_dense(sightings.reasons[model])
         return
-    run.count_dense(
+    if _seen(forward, options):
+        sightings.reasons[model] = None
+    elif host.is_compiled(options) and not sightings.compiled_anew(model):
+        code.throw_away(model)
+        run.count_dense("unseen: torch.compile had compiled this model without the node; it is compiled anew")
+    else:
+        sightings.reasons[model] = _unseen_reason(options)
+        run.count_dense(sightings.reasons[model])
+
+
+def _seen(forward: Forward | None, options: dict) -> bool:
+    if forward is None:
+        return False
+    whole = host.is_compiled(options) and not options.get("patches_replace")  # which may leave layers out
+    shape = attention_shape(forward.family, forward.diffusion_model) if whole else None
+    return forward.grid is None or forward.calls >= (1 if shape is None else shape.layers)
+
+
+def _unseen_reason(options: dict) -> str:
+    if host.keeps_keys(options):
+        return (
+            "unseen: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of "
+            "that kind has no sparse form here"
+        )
+    return (
         "unseen: this model's self-attention does not come past the node; this ComfyUI does not hand its options down to "
         "it (update ComfyUI), or another node replaced it"
     )
@@ -189,48 +248,53 @@ def _options(executor, args: tuple, kwargs: dict) -> dict:
 
 def _forward(executor, family, *args, **kwargs):
     """DIFFUSION_MODEL: reads the forward's grid and step, and sees that the override is still in place."""
-    forward, args, kwargs = _enter(executor, family, args, kwargs)
-    out = executor(*args, **kwargs)
-    _leave(forward)
-    return out
+    args, kwargs = _enter(executor, family, args, kwargs)
+    return executor(*args, **kwargs)
 
 
 @torch.compiler.disable
-def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[Forward | None, tuple, dict]:
-    """The forward's description, if it is one of our run's, and its arguments with that among their options."""
+def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The forward's arguments, with its description among the options if it is one of our run's."""
     arguments = _arguments(executor, args, kwargs)
     options = arguments.get("transformer_options") or {}
     run = options.get(KEY)
     if not isinstance(run, Run):
-        return None, args, kwargs
+        return args, kwargs
     override = options.get(OVERRIDE)
     if not _is_ours(override):
         run.say_once("another node replaced or removed the attention override; put back in front of what is there")
-        override = make_override(override)
+        override = make_override(override, run.settings.dense_attention)
     try:
         forward = Forward(run, family, executor.class_obj, arguments)
     except Exception as error:  # a render is never lost to an argument that no host was seen to pass
         run.fail(error)
-        return None, args, kwargs
+        return args, kwargs
+    run.sightings.put(forward)
     if forward.grid is None:
-        shape = tuple(getattr(arguments.get("x"), "shape", ()))
-        run.say_once(f"stays dense, layout: this model's input x {shape} is no video [B, C, T, H, W]")
+        run.count_dense(f"layout: this model's input x is {_what(arguments.get('x'))}, no video [B, C, T, H, W]")
+    else:
+        _note_previous(run, override.previous)
     ours = {**options, OVERRIDE: override, KEY: forward}
     args = tuple(ours if arg is options else arg for arg in args)
     kwargs = {name: ours if value is options else value for name, value in kwargs.items()}
-    return forward, args, kwargs
+    return args, kwargs
 
 
-@torch.compiler.disable
-def _leave(forward: Forward | None) -> None:
-    """Counts a forward whose attention was not seen, or of a compiled model, in part."""
-    if forward is None or forward.grid is None:
+def _note_previous(run: Run, previous) -> None:
+    """Says who gets the calls that stay dense, if it is not the host, and keeps in mind if that is sparse itself."""
+    if previous is None or run.settings.dense_attention == "host":
         return
-    options = forward.arguments["transformer_options"]
-    whole = host.is_compiled(options) and not options.get("patches_replace")  # which may leave layers out
-    shape = attention_shape(forward.family, forward.diffusion_model) if whole else None
-    if forward.calls < (1 if shape is None else shape.layers):
-        _unseen(forward.run, options)
+    name = override_name(previous)
+    run.say_once(f"calls that stay dense go to the attention override of {name}")
+    if is_sparse(name):
+        run.inexact = name
+
+
+def _what(x) -> str:
+    """An argument in words: the shape of a tensor, or what else it is."""
+    if isinstance(x, torch.Tensor):
+        return f"a tensor {tuple(x.shape)}"
+    return "missing" if x is None else f"a {type(x).__name__}"
 
 
 def _tell(kind: str, message: dict) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..svg_core import AttentionStats
 
 # Means over the heads of one sparse call.
-FIGURES = ("density", "computed", "error", "temporal", "kept", "dense_heads", "finite")
+FIGURES = ("density", "computed", "error", "temporal", "kept", "dense_heads", "finite", "broken")
 DIGITS = 4  # of what goes to the page: a run of 50 steps and 60 layers stays under 200 kB
 
 
@@ -106,9 +106,10 @@ class Record:
         return {
             "sparse_calls": len(calls),
             "calls": total,
-            **{name: _mean(calls, name) for name in FIGURES if name != "finite"},
+            **{name: _mean(calls, name) for name in FIGURES if name not in ("finite", "broken")},
             "work": _rounded((computed + dense.total()) / total) if total else None,
             "not_finite_calls": sum(figures[FIGURES.index("finite")] < 1 for figures in calls),
+            "broken_calls": sum(figures[FIGURES.index("broken")] > 0 for figures in calls),
             "dense_reasons": dict(dense),
             "explanations": explanations,
             "attention": {
@@ -125,26 +126,31 @@ class Record:
         self._layers = max(self._layers, 0 if layer is None else layer + 1)
 
     def _read(self, number: int) -> Step:
-        """A step with its figures as floats: one wait for each of its devices."""
+        """A step with its figures as floats: one wait for each of its devices, while other threads go on."""
         with self._lock:
             step = self._steps[number]
-            waiting = [i for i, (_, figures) in enumerate(step.sparse) if isinstance(figures, Tensor)]
-            for device in {step.sparse[i][1].device for i in waiting}:
-                there = [i for i in waiting if step.sparse[i][1].device == device]
-                for i, figures in zip(there, torch.stack([step.sparse[i][1] for i in there]).tolist(), strict=True):
-                    step.sparse[i] = (step.sparse[i][0], figures)
-            for kind, begin, end in self._events:
-                end.synchronize()
+            sparse, events = list(step.sparse), self._events
+            self._events = []
+        waiting = [i for i, (_, figures) in enumerate(sparse) if isinstance(figures, Tensor)]
+        for device in {sparse[i][1].device for i in waiting}:
+            there = [i for i in waiting if sparse[i][1].device == device]
+            for i, figures in zip(there, torch.stack([sparse[i][1] for i in there]).tolist(), strict=True):
+                sparse[i] = (sparse[i][0], figures)
+        for _, _, end in events:
+            end.synchronize()
+        with self._lock:
+            step.sparse[: len(sparse)] = sparse
+            for kind, begin, end in events:
                 self._calls[kind] += 1
                 self._seconds[kind] += begin.elapsed_time(end) / 1000
-            self._events.clear()
-        return step
+            return Step(sparse, step.dense.copy(), step.reasons.copy())
 
 
 def _figures(stats: AttentionStats) -> Tensor:
-    """FIGURES of each head, [7, B * H]; NaN for what the method does not have."""
+    """FIGURES of each head, [8, B * H]; NaN for what the method does not have."""
     missing = torch.full_like(stats.density, math.nan)
-    figures = (stats.density, stats.computed, stats.error, stats.pattern, stats.kept, stats.dense, stats.finite)
+    broken = None if stats.exact_finite is None else stats.exact_finite & ~stats.finite
+    figures = (stats.density, stats.computed, stats.error, stats.pattern, stats.kept, stats.dense, stats.finite, broken)
     return torch.stack([missing if x is None else x.float() for x in figures]).flatten(1)
 
 

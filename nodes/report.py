@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterable
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import is_link
 from torch import Tensor
 
+from .host import executing_node
 from .inputs import schema
-from .patch import last_report
+from .patch import reports_of
 from .plots import Canvas
 from .record import work_line
+from .run import warnings
 
 WIDTH, HEIGHT = 1280, 1000
 MARGIN, MIDDLE = 40, WIDTH // 2
 NOTHING = (
     "Nothing to report: this MODEL was not sampled with a Sparse VideoGen node on it.",
     "Connect the MODEL output of the SVG or SVG2 node (not bypassed) to this node, and the LATENT of the sampler that used it.",
+)
+ANOTHER = (
+    "Nothing to report: samplers used this MODEL, but these samples come from none of them.",
+    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes.",
 )
 
 
@@ -34,6 +43,7 @@ class SVGReport(io.ComfyNode):
             description="What the last sampling run with a Sparse VideoGen model did: density and measured error by layer and "
             "step, head types, time in attention, and why calls stayed dense.",
             is_output_node=True,
+            hidden=[io.Hidden.dynprompt],
             inputs=[
                 io.Model.Input("model", tooltip="The model that was sampled, as it comes from the SVG or SVG2 node."),
                 io.Latent.Input("samples", tooltip="What the sampler made of it: so the report comes after the run."),
@@ -47,18 +57,48 @@ class SVGReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples) -> io.NodeOutput:
-        """The latent, the picture and the JSON; a model without a run gives a picture that says so, and null."""
-        report = last_report(model)
-        picture, text = draw_report(report), json.dumps(report)
+        """The latent, the picture and the JSON; without a run that made the samples a picture that says so, and null."""
+        reports = reports_of(model)
+        report = report_of(reports, cls.hidden.dynprompt, executing_node())
+        picture, text = draw_report(report, NOTHING if not reports else ANOTHER), json.dumps(report)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"report": (text,)}
         return io.NodeOutput(samples, picture, text, ui=shown)
 
 
-def draw_report(report: dict | None) -> Tensor:
-    """A picture of a report, [1, H, W, 3] in [0, 1]."""
+def report_of(reports: dict[str | None, dict], prompt, node: str | None) -> dict | None:
+    """The report of the sampler nearest before the report node's `samples` link, by the links of the prompt.
+
+    A sampler that is in no prompt at hand, since the host took its result from a cached copy of its node, is found if it
+    is the only one.
+
+    Args:
+        reports: by the sampler's node.
+        prompt: the host's DynamicPrompt.
+        node: the report node's own id.
+    """
+    nodes, seen = deque(_links(prompt, node, ("samples",))), set()
+    while nodes:
+        nearest = nodes.popleft()
+        if nearest in reports:
+            return reports[nearest]
+        if nearest not in seen:
+            seen.add(nearest)
+            nodes.extend(_links(prompt, nearest))
+    known = set(reports) & set(prompt.all_node_ids())
+    return next(iter(reports.values())) if len(reports) == 1 and not known else None
+
+
+def _links(prompt, node: str, names: Iterable[str] | None = None) -> list[str]:
+    """The nodes that a node's inputs come from."""
+    inputs = prompt.get_node(node)["inputs"]
+    return [value[0] for name, value in inputs.items() if is_link(value) and (names is None or name in names)]
+
+
+def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tensor:
+    """A picture of a report, [1, H, W, 3] in [0, 1]; of the lines `otherwise` without one."""
     canvas = Canvas(WIDTH, HEIGHT)
     if report is None or not report["calls"]:
-        canvas.paragraph((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT), NOTHING, size=24)
+        canvas.paragraph((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT), otherwise, size=24)
         return canvas.tensor()
     canvas.text(MARGIN, 30, f"{report['method']}: {work_line(report)}", size=26)
     left, right = (MARGIN, MIDDLE - 20), (MIDDLE + 20, WIDTH - MARGIN)
@@ -97,7 +137,6 @@ def dense_lines(report: dict) -> list[str]:
     lines = [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
     if report["dense_heads"]:
         lines.append(f"{report['dense_heads']:.1%} of heads were above max_error and computed in full")
-    if report["not_finite_calls"]:
-        lines.append(f"NaN or infinity in {report['not_finite_calls']} calls, which the model's own q, k or v brought")
+    lines += warnings(report)
     lines += [f"torch in place of the Triton kernel {op}: {message}" for op, message in report["kernel_failures"].items()]
     return lines or ["none"]

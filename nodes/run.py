@@ -22,18 +22,63 @@ BY_SETTING = ("start_percent", "end_percent", "dense_blocks")  # dense because t
 _numbers = itertools.count(1)
 
 
+class Share:
+    """What a run has on one device.
+
+    Attributes:
+        state: the planners', dropped at the run's end.
+        workspace_bytes: of key lists at a time; halved when memory runs out there.
+    """
+
+    def __init__(self, state_bytes: int | None, workspace_bytes: int):
+        self.state = SparseState(state_bytes)
+        self.workspace_bytes = workspace_bytes
+
+
+class Sightings:
+    """What of the model's passes came past this node; a pass runs in one thread from end to end.
+
+    Attributes:
+        reasons: by model, why its attention is not seen, or None if it is; decided once a model.
+    """
+
+    def __init__(self):
+        self.reasons: dict[object, str | None] = {}
+        self._compiled_anew: set[object] = set()
+        self._forwards = threading.local()
+
+    def forget(self) -> None:
+        """Before a pass of this thread."""
+        self._forwards.latest = None
+
+    def put(self, forward) -> None:
+        """The pass of this thread came by as this forward."""
+        self._forwards.latest = forward
+
+    def forward(self):
+        """The forward of this thread's pass, None if none came by."""
+        return getattr(self._forwards, "latest", None)
+
+    def compiled_anew(self, model) -> bool:
+        """Whether this was asked before of the model."""
+        before = model in self._compiled_anew
+        self._compiled_anew.add(model)
+        return before
+
+
 class Run:
     """From the start of a sampler's run to its end, however it ends. Threads of one run share it.
 
     Attributes:
         settings: the node's.
         record: what it did.
+        sightings: whether the model's passes come past this node.
         start_sigma, end_sigma: sparse while end_sigma <= sigma <= start_sigma.
-        workspace_bytes: of key lists at a time; halved when memory runs out.
         goes_sparse: a later step of this sampler's schedule is within these.
-        forwards: of the model so far, as they came past this node.
-        compiles_anew: the compiled model was thrown away once, since it had been compiled without this node.
+        training: gradients were on when the model was called.
+        extra_bytes: as `memory.RunBytes`, once the model was loaded.
         failure: the reason to stay dense after an error, or None.
+        inexact: the override, another's and sparse itself, that took calls which we left dense; or None.
     """
 
     def __init__(
@@ -41,33 +86,36 @@ class Run:
         settings: Settings,
         start_sigma: float,
         end_sigma: float,
-        state_bytes: int | None = None,
-        workspace_bytes: int = WORKSPACE_BYTES,
+        budgets: Callable[[torch.device], tuple[int | None, int]] = lambda device: (None, WORKSPACE_BYTES),
         tell: Callable[[str, dict], None] = lambda kind, message: None,
     ):
-        """Args beyond the attributes: `state_bytes` that may stay on a GPU, and `tell(kind, message)` to the page."""
+        """Args beyond the attributes: `budgets(device)` -> bytes of (state, workspace); `tell(kind, message)` to the page."""
         self.settings = settings
         self.record = Record()
-        self.workspace_bytes = workspace_bytes
+        self.sightings = Sightings()
         self.start_sigma, self.end_sigma = start_sigma, end_sigma
         self.failure: str | None = None
         self.goes_sparse = False
-        self.forwards = 0
-        self.compiles_anew = False
+        self.training = False
+        self.inexact: str | None = None
+        self.extra_bytes: Callable[[int, int], int] | None = None
         self._number = next(_numbers)
         self._tell = tell
-        self._state_bytes = state_bytes
-        self._states: dict[torch.device, SparseState] = {}
+        self._budgets = budgets
+        self._shares: dict[torch.device, Share] = {}
         self._lock = threading.Lock()
+        self._began = False
         self._schedule: list[float] | None = None
         self._sigma: float | None = None
         self._step = -1
         self._said: set[str] = set()
 
-    def state_on(self, device: torch.device) -> SparseState:
-        """The planners' state, dropped at the end; newer hosts run a conditioning a GPU, each in a thread of its own."""
+    def on(self, device: torch.device) -> Share:
+        """The run's share of a device; newer hosts run a conditioning a GPU, each in a thread of its own."""
         with self._lock:
-            return self._states.setdefault(device, SparseState(self._state_bytes))
+            if device not in self._shares:
+                self._shares[device] = Share(*self._budgets(device))
+            return self._shares[device]
 
     def schedule_reason(self, sigma: float) -> str | None:
         """Why a forward at this sigma is dense, or None."""
@@ -80,36 +128,45 @@ class Run:
     def begin_forward(self, options: dict) -> str | None:
         """Takes note of a forward, from its transformer_options; returns why it is dense by the schedule, or None."""
         sigma = float(options["sigmas"].max())  # waits for all that was queued before: telling of it costs nothing more
-        if not self.forwards:
-            schedule = options.get("sample_sigmas")
-            self._schedule = None if schedule is None else schedule.tolist()[:-1]  # a last sigma of 0 is no step
-            # Without a schedule warm-up work is worth its price.
-            steps = self._schedule or [sigma]
-            self.goes_sparse = schedule is None or any(self.schedule_reason(step) is None for step in steps)
-        self.forwards += 1
-        step = self._step_at(sigma)
-        if step != self._step:
-            self._tell_step()
-        self._step, self._sigma = step, sigma
+        with self._lock:
+            if not self._began:
+                self._begin_schedule(sigma, options.get("sample_sigmas"))
+            last, self._step = self._step, self._step_at(sigma)
+            self._sigma = sigma
+            ended = last if self._step != last else None
+        if ended is not None:
+            self._tell_step(ended)
         return self.schedule_reason(sigma)
 
+    def _begin_schedule(self, sigma: float, schedule: torch.Tensor | None) -> None:
+        self._began = True
+        self._schedule = None if schedule is None else schedule.tolist()[:-1]  # nothing is computed at the last sigma
+        # Without a schedule warm-up work is worth its price.
+        self.goes_sparse = schedule is None or any(self.schedule_reason(step) is None for step in self._schedule or [sigma])
+
     def _step_at(self, sigma: float) -> int:
-        """Which step of the sampler's a forward belongs to: the last whose sigma is not below; counted without a schedule."""
+        """Which step of the sampler's a forward belongs to, in the order of execution; counted without a schedule.
+
+        The next begins when its sigma is reached, whether they fall or rise; none begins twice.
+        """
         if self._schedule is None:
             return self._step + (sigma != self._sigma)
-        return max(0, sum(step >= sigma * (1 - TIE) for step in self._schedule) - 1)
+        step = max(0, self._step)
+        while step + 1 < len(self._schedule) and _reached(sigma, *self._schedule[step : step + 2]):
+            step += 1
+        return step
 
-    def _tell_step(self) -> None:
-        if self._step >= 0:
+    def _tell_step(self, step: int) -> None:
+        if step >= 0:
             steps = None if self._schedule is None else len(self._schedule)
-            self._tell("step", {**self._labels(), "steps": steps, **self.record.step(self._step)})
+            self._tell("step", {**self._labels(), "steps": steps, **self.record.step(step)})
 
     def _labels(self) -> dict:
         return {"node": self.settings.node_id, "run": self._number, "method": self.settings.method}
 
-    def halve_workspace(self) -> None:
-        """After an out-of-memory: fewer heads at a time for the rest of the run."""
-        self.workspace_bytes //= 2
+    def halve_workspace(self, device: torch.device) -> None:
+        """After an out-of-memory: fewer heads at a time on this device for the rest of the run."""
+        self.on(device).workspace_bytes //= 2
         self.say_once("out of memory, so fewer heads at a time from here on")
 
     def fail(self, error: Exception, label: str = "error") -> str:
@@ -144,9 +201,9 @@ class Run:
 
     def close(self) -> dict:
         """Frees the state and tells the page how it ended; returns the report."""
-        for state in self._states.values():
-            state.clear()
-        self._tell_step()
+        for share in self._shares.values():
+            share.state.clear()
+        self._tell_step(self._step)
         report = self.report()
         self._tell("run", report)
         return report
@@ -155,7 +212,13 @@ class Run:
         """What happened, JSON-ready; figures as in `Record.report`."""
         settings = asdict(self.settings)
         settings |= settings.pop("config") | {"dense_blocks": sorted(self.settings.dense_blocks)}
-        return {**self._labels(), "settings": settings, **self.record.report(), "kernel_failures": failures()}
+        told = {"kernel_failures": failures(), "inexact_dense": self.inexact}
+        return {**self._labels(), "settings": settings, **self.record.report(), **told}
+
+
+def _reached(sigma: float, step: float, following: float) -> bool:
+    """Whether a sigma is at or past the following step's, on the way there from this step's."""
+    return sigma >= following * (1 - TIE) if following > step else sigma <= following * (1 + TIE)
 
 
 def summary(report: dict) -> str:
@@ -169,8 +232,25 @@ def summary(report: dict) -> str:
         parts.append(f"{report['dense_heads']:.1%} of heads above max_error and dense")
     if report["dense_reasons"]:
         parts.append("dense: " + ", ".join(f"{n} {label}" for label, n in report["dense_reasons"].items()))
-    if report["not_finite_calls"]:
-        parts.append(f"NaN or infinity in {report['not_finite_calls']} of them, which the model's own q, k or v brought")
+    parts += warnings(report)
     if report["kernel_failures"]:
         parts.append("torch in place of Triton: " + ", ".join(report["kernel_failures"]))
     return ", ".join(parts)
+
+
+def warnings(report: dict) -> list[str]:
+    """What of a run is not as it should be, beside kernels that failed."""
+    lines = []
+    if report["not_finite_calls"] > report["broken_calls"]:
+        calls = report["not_finite_calls"] - report["broken_calls"]
+        lines.append(f"NaN or infinity in {calls} sparse calls, and in dense attention there: the model's q, k or v brought it")
+    if report["broken_calls"]:
+        lines.append(
+            f"NaN or infinity in {report['broken_calls']} sparse calls where dense attention has none: please report this fault"
+        )
+    if report["inexact_dense"] and report["dense_reasons"]:
+        lines.append(
+            f"the dense calls may not be exact: {report['inexact_dense']} takes them, and is sparse itself; remove that "
+            "node, or set dense_attention to host"
+        )
+    return lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..kernels import BACKENDS
 from ..svg_core import SVG2Config, SVGConfig
 
+DENSE_ATTENTION = ("previous", "host")
 MAX_BLOCK = 999
 
 
@@ -22,6 +23,8 @@ class Settings:
         min_tokens: shorter sequences stay dense.
         max_error: heads whose measured error is above are computed in full; 0 lets all pass.
         backend: "auto", "triton" or "torch".
+        dense_attention: who computes the video's self-attention where it stays dense: the "previous" override, if another
+            node put one on the model, or the "host" alone.
         verbose: log one line a sparse call, with its measured error.
         node_id: the node in the workflow, for messages to the page.
 
@@ -36,6 +39,7 @@ class Settings:
     min_tokens: int = 8192
     max_error: float = 0.0
     backend: str = "auto"
+    dense_attention: str = "previous"
     verbose: bool = False
     node_id: str | None = None
 
@@ -47,6 +51,8 @@ class Settings:
             )
         if self.backend not in BACKENDS:
             raise ValueError(f"backend={self.backend!r}: must be one of {', '.join(BACKENDS)}")
+        if self.dense_attention not in DENSE_ATTENTION:
+            raise ValueError(f"dense_attention={self.dense_attention!r}: must be one of {', '.join(DENSE_ATTENTION)}")
         if self.min_tokens < 0:
             raise ValueError(f"min_tokens={self.min_tokens}: must be at least 0")
         if not 0 <= self.max_error <= 1:

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..svg_core import SVGConfig
 from .inputs import (
     advanced,
+    dense_attention_input,
     execution_inputs,
     exemption_inputs,
     model_input,
@@ -57,6 +58,7 @@ class SVGAttention(io.ComfyNode):
                 ),
                 *execution_inputs(),
                 preset_input(SVG_PRESETS),
+                dense_attention_input(),
             ],
         )
 

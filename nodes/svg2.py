@@ -8,6 +8,7 @@ from ..svg_core import SVG2Config
 from ..svg_core.config import TAILS
 from .inputs import (
     advanced,
+    dense_attention_input,
     execution_inputs,
     exemption_inputs,
     model_input,
@@ -82,6 +83,7 @@ class SVG2Attention(io.ComfyNode):
                 *exemption_inputs(),
                 *execution_inputs(),
                 preset_input(SVG2_PRESETS),
+                dense_attention_input(),
             ],
         )
 

@@ -36,9 +36,11 @@ class AttentionStats:
         pattern: [B, H] int32, 0 spatial and 1 temporal, or None (SVG2).
         kept: [B, H], share of the key clusters that a tile reads, mean over its tiles, or None (SVG).
         finite: [B, H] bool, False where one of `ERROR_ROWS` rows spread over the video holds NaN or infinity.
+        exact_finite: [B, H] bool, the same of dense attention for these rows, or None (no error was asked for): where it
+            is False, q, k or v brought what is not finite.
         error: [B, H], |out - exact| / |exact| over the same rows, or None (not asked for); 0 where `dense`.
-        dense: [B, H] bool, the sparse error was above `max_error`, so all pairs were computed after all. There
-            `density` is 1 and `computed` holds both.
+        dense: [B, H] bool, the sparse error was above `max_error`, or no number, so all pairs were computed after all.
+            There `density` is 1 and `computed` holds both.
     """
 
     density: Tensor
@@ -46,6 +48,7 @@ class AttentionStats:
     pattern: Tensor | None
     kept: Tensor | None
     finite: Tensor
+    exact_finite: Tensor | None
     error: Tensor | None
     dense: Tensor
 
@@ -117,13 +120,17 @@ def sparse_attention(
             kept[:, heads] = plan.kept
         del plan  # its lists make room for the next heads'
 
+    error = exact_finite = None
+    if measure_error or max_error:
+        error, exact_finite = _compare(out, q, k, v, layout, sm_scale, backend)
     stats = AttentionStats(
         density=pairs / layout.tokens**2,
         computed=computed / layout.tokens**2,
         pattern=pattern if isinstance(config, SVGConfig) else None,
         kept=kept if isinstance(config, SVG2Config) else None,
         finite=_finite(out, layout),
-        error=_relative_error(out, q, k, v, layout, sm_scale, backend) if measure_error or max_error else None,
+        exact_finite=exact_finite,
+        error=error,
         dense=torch.zeros_like(pairs, dtype=torch.bool),
     )
     return out, _limit_error(max_error, out, q, k, v, stats, layout, sm_scale) if max_error else stats
@@ -181,11 +188,15 @@ def _sampled_rows(layout: VideoLayout, device: torch.device) -> Tensor:
     return stratified(min(ERROR_ROWS, layout.video_tokens), layout.video_tokens, device) + layout.text_before
 
 
-def _relative_error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, sm_scale: float, backend: str) -> Tensor:
+def _compare(
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, sm_scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Relative error of the sampled rows, and whether dense attention is finite there, both [B, H]."""
     rows = _sampled_rows(layout, q.device)
     masks = read_mask(layout, q.device).expand(1, len(rows), -1) if layout.masked else None
     exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
-    return (out.index_select(2, rows).float() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
+    error = (out.index_select(2, rows).float() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
+    return error, exact.isfinite().all(-1).all(-1)
 
 
 def _finite(out: Tensor, layout: VideoLayout) -> Tensor:
@@ -195,8 +206,8 @@ def _finite(out: Tensor, layout: VideoLayout) -> Tensor:
 def _limit_error(
     limit: float, out: Tensor, q: Tensor, k: Tensor, v: Tensor, stats: AttentionStats, layout: VideoLayout, sm_scale: float
 ) -> AttentionStats:
-    """Writes full attention to out for heads whose error is above the limit, one by one: copies stay small; new stats."""
-    dense = stats.error > limit
+    """Writes full attention to out for heads whose error is above the limit or NaN, head by head: copies stay small."""
+    dense = ~(stats.error <= limit)
     keys = read_mask(layout, q.device).nonzero().flatten() if layout.masked else None
     for b, h in dense.nonzero().tolist():
         here = (slice(b, b + 1), slice(h, h + 1))

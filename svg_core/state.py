@@ -44,11 +44,16 @@ class SparseState:
         self._host.pop(key)
         if movable and self._host.serves(value):
             size = tensor_bytes(value)
-            if self.budget_bytes is not None and sum(self._bytes.values()) + size > self.budget_bytes:
+            if self.budget_bytes is not None and self.device_bytes + size > self.budget_bytes:
                 self._host.put(key, value)
                 return
             self._bytes[key] = size
         self._values[key] = value
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of GPU memory that the movable values take."""
+        return sum(self._bytes.values())
 
     def clear(self) -> None:
         """Frees everything."""

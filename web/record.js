@@ -25,7 +25,9 @@
  * @property {number | null} work attention work relative to dense
  * @property {Object<string, number>} dense_reasons label -> calls
  * @property {Object<string, string>} explanations label -> explanation
- * @property {number} not_finite_calls
+ * @property {number} not_finite_calls sparse calls with NaN or infinity
+ * @property {number} broken_calls of these, where dense attention has none
+ * @property {string | null} inexact_dense who ran the dense calls, if it is sparse itself
  * @property {Object<string, string>} kernel_failures op (architecture, dtype) -> message
  * @property {Step[]} steps
  *

@@ -65,10 +65,15 @@ function reportNotes(/** @type {Report} */ report) {
     const explanation = report.explanations[label];
     return { text: `${label}${explanation ? `: ${explanation}` : ""} (${counted(calls, "call")})`, warning: false };
   });
-  const bad = report.not_finite_calls;
+  const { not_finite_calls, broken_calls: broken, inexact_dense } = report;
+  const brought = not_finite_calls - broken;
   const failed = Object.keys(report.kernel_failures);
   const warnings = [
-    bad && `NaN or infinity in ${counted(bad, "call")}, which the model's own q, k or v brought`,
+    brought && `NaN or infinity in ${counted(brought, "call")}, in dense attention too: the model's q, k or v brought it`,
+    broken && `NaN or infinity in ${counted(broken, "call")} where dense attention has none: please report this fault`,
+    inexact_dense &&
+      notes.length &&
+      `The dense calls may not be exact: ${inexact_dense} takes them, and is sparse itself; remove that node, or set dense_attention to host`,
     failed.length && `torch in place of Triton: ${failed.join(", ")}`,
   ];
   return [...warnings.filter(Boolean).map((text) => ({ text: String(text), warning: true })), ...notes];

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sparse_videogen.nodes import forward as forward_module
-from sparse_videogen.nodes.families import FAMILIES
+from sparse_videogen.nodes.families import FAMILIES, OTHER
 from sparse_videogen.nodes.forward import Forward
 from sparse_videogen.nodes.run import Run
 from sparse_videogen.nodes.settings import Settings, parse_blocks
@@ -22,16 +22,19 @@ class Model(torch.nn.Module):
 
     patch_size = (1, 2, 2)
     double_blocks = [None] * 20
+    txt_in = SimpleNamespace(individual_token_refiner=SimpleNamespace(blocks=[None] * 2))
+    text_transformer_blocks = [None] * 2
+    img_emb = SimpleNamespace()
 
 
-def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_blocks=None, **settings):
+def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_blocks=None, arguments=None, **settings):
     settings = Settings(SVGConfig(), min_tokens=0, **settings)
     options = {"sigmas": torch.tensor([0.5]), "uuids": list(uuids)}
     if replaced:
         options["patches_replace"] = {"dit": {("double_block", i): None for i in replaced}}
     if window is not None:
         options["context_window"] = SimpleNamespace(index_list=window)
-    arguments = {"x": torch.zeros(1, 16, 3, 8, 10), "transformer_options": options}
+    arguments = {"x": torch.zeros(1, 16, 3, 8, 10), "transformer_options": options, **(arguments or {})}
     model = Model()
     model.double_blocks = double_blocks or model.double_blocks
     return Forward(Run(settings, 1.0, 0.0), family, model, arguments)
@@ -51,7 +54,9 @@ def test_reads_both_shapes_of_the_hosts_call():
     assert flat.result(flat.q).shape == (1, 60, 256) and by_head.result(by_head.q).shape == (1, 2, 60, 128)
 
 
-@pytest.mark.parametrize("tokens, keys, mine", [(60, 60, True), (77, 77, True), (60, 12, False), (12, 12, False)])
+@pytest.mark.parametrize(
+    "tokens, keys, mine", [(60, 60, True), (77, 77, True), (60, 12, False), (12, 12, False), (60, 80, False)]
+)
 def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
     assert (make_call(tokens=tokens, keys=keys) is not None) is mine
 
@@ -87,6 +92,55 @@ def test_what_must_not_share_state_has_a_key_of_its_own():
     keys = [make_call(forward).key for forward in forwards]
     assert len(set(keys)) == len(keys)
     assert make_call(make_forward(uuids=("cond",))).key == keys[0]  # and the next step finds it again
+
+
+KANDINSKY = next(family for family in FAMILIES if family.name == "Kandinsky 5")
+TEXT = {"context": torch.zeros(1, 60, 8)}  # as many tokens as the video
+
+
+@pytest.mark.parametrize(
+    "family, arguments, calls, mine",
+    [
+        (WAN, TEXT, [{}] * 4, "s.s."),
+        (WAN, TEXT, [{"block_index": i // 2} for i in range(4)], "s.s."),
+        (WAN, TEXT, [{"block_index": 0}] * 4, "s.s."),  # VACE: a block of its own with the same index
+        (WAN, {"context": torch.zeros(1, 12, 8)}, [{}] * 3, "sss"),
+        (WAN, {**TEXT, "clip_fea": torch.zeros(1, 60, 8)}, [{}] * 6, "s..s.."),
+        (HUNYUAN, {"context": torch.zeros(1, 68, 8)}, [{}] * 2 + [{"block_index": 0}], "..s"),
+        (KANDINSKY, TEXT, [{}] * 2 + [{"block_index": i // 2} for i in range(4)], "..s.s."),
+        (KANDINSKY, TEXT, [{}] * 6, "..s.s."),
+    ],
+    ids=["wan", "wan, index", "vace", "short text", "wan, image", "hunyuan", "kandinsky, index", "kandinsky"],
+)
+def test_attention_of_another_kind_as_long_as_the_videos_is_told_apart(family, arguments, calls, mine):
+    forward = make_forward(family, arguments=arguments)
+    tokens = 68 if family is HUNYUAN else 60
+    found = [make_call(forward, tokens=tokens, **options) is not None for options in calls]
+    assert "".join("s" if one else "." for one in found) == mine
+
+
+def test_an_unknown_model_stays_dense_where_its_text_is_as_long_as_the_video():
+    call = make_call(make_forward(OTHER, arguments=TEXT))
+    assert call.reason.startswith("layout: text and video have 60 tokens each")
+    assert make_call(make_forward(OTHER)).reason is None
+
+
+def test_attention_frame_by_frame_stays_dense_and_is_seen():
+    forward = make_forward()
+    call = make_call(forward, tokens=20, keys=80)
+    assert call.reason.startswith("layout: 20 queries of 80 keys") and forward.calls == 1
+
+
+def test_training_stays_dense():
+    forward = make_forward()
+    forward.run.training = True
+    assert make_call(forward).reason == "training: gradients are on, and sparse attention has none"
+
+
+@pytest.mark.parametrize("x", [[torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])
+def test_an_input_that_is_no_video_has_no_grid(x):
+    forward = make_forward(arguments={"x": x})
+    assert forward.grid is None and make_call(forward) is None
 
 
 def test_reasons_to_stay_dense():

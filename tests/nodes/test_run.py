@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import threading
 
 import pytest
 import torch
@@ -17,11 +19,11 @@ def make_run(start=math.inf, end=-math.inf, tell=lambda kind, message: None, **s
     return Run(Settings(SVGConfig(), node_id="7", **settings), start, end, tell=tell)
 
 
-def stats(density, error=0.05, temporal=None, finite=True, dense=False):
+def stats(density, error=0.05, temporal=None, finite=True, dense=False, exact_finite=True):
     """Of two heads, alike but for the pattern."""
-    same = [torch.full((1, 2), value) for value in (density, density + 0.1, error, finite, dense)]
-    pattern = None if temporal is None else torch.tensor([temporal])
-    return AttentionStats(same[0], same[1], pattern, None, same[3], same[2], same[4])
+    values = {"density": density, "computed": density + 0.1, "error": error, "finite": finite, "dense": dense}
+    same = {name: torch.full((1, 2), value) for name, value in (values | {"exact_finite": exact_finite}).items()}
+    return AttentionStats(**same, pattern=None if temporal is None else torch.tensor([temporal]), kept=None)
 
 
 def options(sigma, schedule=(1.0, 0.75, 0.5, 0.25, 0.0)):
@@ -116,16 +118,36 @@ def test_steps_are_counted_where_the_sampler_has_no_schedule():
     assert [(message["step"], message["steps"]) for message in told[:-1]] == [(0, None), (1, None), (2, None)]
 
 
-def test_nan_is_told_as_calls_and_leaves_the_figures_readable():
+@pytest.mark.parametrize(
+    "brought, broken, said",
+    [
+        (2, 0, ["NaN or infinity in 2 sparse calls, and in dense attention there: the model's q, k or v brought it"]),
+        (0, 1, ["NaN or infinity in 1 sparse calls where dense attention has none: please report this fault"]),
+        (1, 3, ["in 1 sparse calls, and in dense attention there", "in 3 sparse calls where dense attention has none"]),
+    ],
+)
+def test_nan_is_told_with_where_it_comes_from_and_leaves_the_figures_readable(brought, broken, said):
     run = make_run()
     run.begin_forward(options(1.0))
-    run.count_sparse([stats(0.2, error=math.nan, finite=False)], layer=0)
+    for exact_finite, calls in ((False, brought), (True, broken)):
+        for _ in range(calls):
+            run.count_sparse([stats(0.2, error=math.nan, finite=False, exact_finite=exact_finite)], layer=0)
     run.count_sparse([stats(0.2, error=0.1)], layer=1)
     report = run.close()
-    assert report["not_finite_calls"] == 1 and report["error"] == pytest.approx(0.1)
-    assert report["steps"][0]["error"] == [None, pytest.approx(0.1)]
+    assert (report["not_finite_calls"], report["broken_calls"]) == (brought + broken, broken)
+    assert report["error"] == pytest.approx(0.1) and report["steps"][0]["error"] == [None, pytest.approx(0.1)]
     json.dumps(report, allow_nan=False)
-    assert "NaN or infinity in 1 of them" in summary(report)
+    assert summary(report).count("NaN or infinity") == len(said) and all(line in summary(report) for line in said)
+
+
+def test_dense_calls_that_another_ran_sparse_are_said_not_to_be_exact():
+    run = make_run()
+    run.inexact = "comfy_extras.nodes_sparse_attention"
+    run.begin_forward(options(1.0))
+    run.count_sparse([stats(0.2)], layer=1)
+    assert "not exact" not in summary(run.report())  # there was none
+    run.count_dense("dense_blocks: block 0", layer=0)
+    assert "the dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them" in summary(run.report())
 
 
 def test_traffic_of_a_long_run_stays_small():
@@ -154,12 +176,75 @@ def test_time_is_told_by_kind():
     assert attention.keys() == {"sparse"} and attention["sparse"]["calls"] == 2 and attention["sparse"]["seconds"] >= 0
 
 
-def test_each_device_has_its_own_state_until_the_run_ends():
-    run = make_run()
-    states = {name: run.state_on(torch.device(name)) for name in ("cpu", "meta")}
-    for name, state in states.items():
-        assert run.state_on(torch.device(name)) is state
-        state.put("layer 0", name)
-    assert [state.get("layer 0") for state in states.values()] == ["cpu", "meta"]
+def test_each_device_has_its_own_share_until_the_run_ends():
+    budgets = {"cpu": (1000, 64), "meta": (2000, 128)}
+    run = Run(Settings(SVGConfig()), 1.0, 0.0, lambda device: budgets[device.type])
+    cpu, meta = (run.on(torch.device(name)) for name in budgets)
+    assert run.on(torch.device("cpu")) is cpu and (cpu.state.budget_bytes, meta.state.budget_bytes) == (1000, 2000)
+    run.halve_workspace(torch.device("meta"))
+    assert (cpu.workspace_bytes, meta.workspace_bytes) == (64, 64)
+    for share in (cpu, meta):
+        share.state.put("layer 0", share)
+    assert [share.state.get("layer 0") for share in (cpu, meta)] == [cpu, meta]
     run.close()
-    assert all(len(state) == 0 for state in states.values())
+    assert len(cpu.state) == len(meta.state) == 0
+
+
+@pytest.mark.parametrize(
+    "schedule, sigmas, steps",
+    [
+        ([1.0, 0.75, 0.5, 0.25, 0.0], [1.0, 1.0, 0.75, 0.6, 0.5, 0.25], [0, 0, 1, 1, 2, 3]),
+        ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.25, 0.4, 0.5, 0.75], [0, 0, 1, 1, 2, 3]),  # unsampling
+        ([1.0, 0.5, 1.0, 0.5, 0.0], [1.0, 0.5, 0.5, 1.0, 0.7, 0.5], [0, 1, 1, 2, 2, 3]),  # back to noise in one schedule
+        ([1.0, 0.75, 0.5, 0.25, 0.0], [1.0, 0.75, 0.9, 0.5], [0, 1, 1, 2]),  # noise added within a step
+        ([0.5, 0.0], [0.5, 0.3, 0.0], [0, 0, 0]),
+    ],
+    ids=["falling", "rising", "restart", "noised", "one step"],
+)
+def test_steps_are_numbered_as_they_are_executed(schedule, sigmas, steps):
+    told = []
+    run = make_run(tell=lambda kind, message: told.append(message["step"]) if kind == "step" else None)
+    seen = []
+    for sigma in sigmas:
+        run.begin_forward(options(sigma, schedule))
+        run.count_dense("dense_blocks: 0", layer=0)
+        seen.append(max(step["step"] for step in run.report()["steps"]))
+    run.close()
+    assert seen == steps and told == sorted(set(steps))
+
+
+def test_two_devices_threads_tell_every_step_once_and_count_every_call():
+    """A thousand steps, each of two passes at once as the host's threads run them, switched as often as can be."""
+    told, failed = [], []
+    run = make_run(tell=lambda kind, message: told.append((kind, message)))
+    schedule = torch.linspace(1, 0, 1001).tolist()
+    together = threading.Barrier(2)
+
+    def passes(device):
+        try:
+            for sigma in schedule[:-1]:
+                together.wait()
+                run.begin_forward(options(sigma, schedule))
+                run.on(device).state.put("layer 1", sigma)
+                with run.record.timed("sparse", torch.device("cpu")):
+                    run.count_sparse([stats(0.25)], layer=1)
+                run.count_dense("dense_blocks: 0", layer=0)
+                run.halve_workspace(device)
+                together.wait()  # the host joins the threads of a step
+        except Exception as error:
+            failed.append(error)
+            together.abort()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=passes, args=(torch.device(name),)) for name in ("cpu", "meta")]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    finally:
+        sys.setswitchinterval(interval)
+    report = run.close()
+    assert not failed
+    assert [message["step"] for kind, message in told if kind == "step"] == list(range(1000))
+    assert report["sparse_calls"] == 2000 and report["calls"] == 4000 and report["attention"]["sparse"]["calls"] == 2000
+    assert all(step["density"] == [None, 0.25] for step in report["steps"])
