@@ -54,7 +54,7 @@ class SVGVideoFidelity(io.ComfyNode):
         """PSNR [dB], SSIM, the plot and the difference frames.
 
         Raises:
-            ValueError: the videos differ in frames or size.
+            ValueError: one is no video, or they differ in frames, size or colour.
         """
         gain = with_defaults(cls, values)["gain"]
         by_frame = fidelity(reference, images)
@@ -62,7 +62,8 @@ class SVGVideoFidelity(io.ComfyNode):
         shown = ui.PreviewImage(plot, cls=cls).as_dict()
         figures = (by_frame["psnr_all"], sum(by_frame["ssim"]) / len(by_frame["ssim"]))
         text = f"PSNR {figures[0]:.2f} dB, SSIM {figures[1]:.4f}"
-        difference = ((images[..., :3] - reference[..., :3]).abs() * gain).clamp(0, 1)
+        # Three channels for grey too: other nodes take no image of one.
+        difference = ((images[..., :3] - reference[..., :3]).abs() * gain).expand(-1, -1, -1, 3).clamp(0, 1)
         return io.NodeOutput(*figures, plot, difference, ui=shown | {"fidelity": (text,)})
 
 
@@ -70,20 +71,16 @@ def fidelity(reference: Tensor, images: Tensor) -> dict:
     """PSNR and SSIM by frame, and PSNR over all frames; infinite where frames are equal.
 
     Args:
-        reference, images: [T, H, W, C] in [0, 1], as ComfyUI has images; alpha is left out.
+        reference, images: [T, H, W, C] in [0, 1], as ComfyUI has images, T >= 1, C 1, 3 or 4; alpha is left out.
 
     Returns:
         {"psnr": [T], "ssim": [T], "psnr_all": float}
 
     Raises:
-        ValueError: sizes differ, or are below the 11 pixels of SSIM's window.
+        ValueError: one is of another shape, they differ, or are below the 11 pixels of SSIM's window.
         RuntimeError: kornia is missing.
     """
-    if reference.shape[:3] != images.shape[:3]:
-        sizes = [f"{len(x)} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, images)]
-        raise ValueError(f"reference has {sizes[0]}, images has {sizes[1]}: they must be alike to be compared")
-    if min(reference.shape[1:3]) < SSIM_WINDOW:
-        raise ValueError(f"frames of {reference.shape[2]} x {reference.shape[1]}: SSIM needs {SSIM_WINDOW} pixels a side")
+    _check(reference, images)
     try:
         from kornia.metrics import ssim
     except ImportError as error:
@@ -112,6 +109,23 @@ def draw_fidelity(by_frame: dict) -> Tensor:
     mean = sum(by_frame["ssim"]) / len(by_frame["ssim"])
     canvas.lines(boxes[1], by_frame["ssim"], title="SSIM", colour=SERIES[1], mean=f"{mean:.4f} in the mean")
     return canvas.tensor()
+
+
+def _check(reference: Tensor, images: Tensor) -> None:
+    for name, x in (("reference", reference), ("images", images)):
+        if x.ndim != 4 or x.shape[3] not in (1, 3, 4):
+            raise ValueError(f"{name} is {list(x.shape)}: it must be [frames, height, width, channels] of 1, 3 or 4 channels")
+        if not len(x):
+            raise ValueError(f"{name} has no frames: connect a video of at least one")
+    if reference.shape[:3] != images.shape[:3]:
+        sizes = [f"{len(x)} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, images)]
+        raise ValueError(f"reference has {sizes[0]}, images has {sizes[1]}: they must match in frame count and size")
+    channels = [min(x.shape[3], 3) for x in (reference, images)]
+    if channels[0] != channels[1]:
+        counts = f"reference has {channels[0]} and images {channels[1]} colour channels"
+        raise ValueError(f"{counts}: a grey video cannot be compared with one in colour, so convert one of them")
+    if min(reference.shape[1:3]) < SSIM_WINDOW:
+        raise ValueError(f"frames of {reference.shape[2]} x {reference.shape[1]}: SSIM needs {SSIM_WINDOW} pixels a side")
 
 
 def _psnr(squared_error: float) -> float:

@@ -10,6 +10,7 @@ from ..svg_core import SVG2Config, SVGConfig
 
 DENSE_ATTENTION = ("previous", "host")
 MAX_BLOCK = 999
+SHOWN = 40  # characters of a wrong value
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,18 @@ def parse_blocks(text: str) -> frozenset[int]:
     """
     blocks: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part)  # int() refuses thousands of digits in its own words
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= MAX_BLOCK:
             raise ValueError(
-                f"dense_blocks={text!r}: {part!r} must be a block number or a range like 38-39, at most {MAX_BLOCK}"
+                f"dense_blocks={_shown(text)}: {_shown(part)} must be a block number or a range like 38-39, at most {MAX_BLOCK}"
             )
         blocks.update(range(first, last + 1))
     return frozenset(blocks)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def describe_blocks(blocks: frozenset[int]) -> str:

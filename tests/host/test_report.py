@@ -114,6 +114,10 @@ def images(batch=3, width=64, height=48, color=0):
     return {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": color}}
 
 
+def of_shape(*shape):
+    return {"class_type": "SVGTestImages", "inputs": {"shape": ", ".join(map(str, shape))}}
+
+
 def fidelity(host, reference, compared, **inputs):
     prompt = {
         **{"a": reference, "b": compared},
@@ -157,3 +161,31 @@ def test_fidelity_names_sizes_that_differ(host, other, message):
 def test_fidelity_needs_room_for_its_window(host):
     with pytest.raises(PromptError, match="frames of 10 x 48: SSIM needs 11 pixels"):
         fidelity(host, images(width=10), images(width=10))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_fidelity_of_grey_videos_and_of_alpha(host, channels):
+    reference = of_shape(3, 48, 64, 1) if channels == 1 else images()
+    result = fidelity(host, reference, of_shape(3, 48, 64, channels))
+    assert result.outputs["fidelity"]["fidelity"] == ["PSNR inf dB, SSIM 1.0000"]
+    assert len(result.outputs["difference"]["images"]) == 3
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ((0, 48, 64, 3), "images has no frames: connect a video of at least one"),
+        ((3, 48, 64, 1), "reference has 3 and images 1 colour channels: a grey video cannot be compared with one in colour"),
+        ((3, 48, 64, 2), r"images is \[3, 48, 64, 2\]: it must be \[frames, height, width, channels\] of 1, 3 or 4 channels"),
+        ((3, 48, 64), r"images is \[3, 48, 64\]: it must be \[frames, height, width, channels\]"),
+    ],
+    ids=["no-frames", "grey", "two-channels", "mask"],
+)
+def test_fidelity_names_what_is_no_video(host, other, message):
+    with pytest.raises(PromptError, match=message):
+        fidelity(host, images(), of_shape(*other))
+
+
+def test_fidelity_of_two_videos_without_frames(host):
+    with pytest.raises(PromptError, match="reference has no frames"):
+        fidelity(host, of_shape(0, 48, 64, 3), of_shape(0, 48, 64, 3))

@@ -27,6 +27,14 @@ def test_rejects_blocks(text):
         parse_blocks(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, f"3-{'9' * 5000}", "x" * 5000], ids=["number", "range", "letters"])
+def test_long_wrong_blocks_are_cut_in_the_message(text):
+    shown = f"'{text[:40]}...'"
+    with pytest.raises(ValueError) as refused:
+        parse_blocks(text)
+    assert str(refused.value) == f"dense_blocks={shown}: {shown} must be a block number or a range like 38-39, at most 999"
+
+
 @pytest.mark.parametrize("start, end", [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])
 def test_rejects_a_schedule(start, end):
     with pytest.raises(ValueError, match=f"start_percent={start}, end_percent={end}"):

@@ -1,4 +1,7 @@
-"""Nodes that do to a model what others do: write the attention override, take it away in mid-run, run out of memory."""
+"""Nodes that do to a model what others do: write the attention override, take it away in mid-run, run out of memory.
+
+And images of any shape, as other packs give them.
+"""
 
 import sys
 
@@ -74,8 +77,24 @@ class OutOfMemory(_Patch):
         return (model,)
 
 
+class Images:
+    """Black images of a shape such as "3, 48, 64, 1"."""
+
+    CATEGORY = "SVGTest"
+    FUNCTION = "run"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"shape": ("STRING", {})}}
+
+    def run(self, shape):
+        return (torch.zeros([int(size) for size in shape.split(",")]),)
+
+
 NODE_CLASS_MAPPINGS = {
     "SVGTestOtherOverride": OtherOverride,
     "SVGTestRemoveOverride": RemoveOverride,
     "SVGTestOutOfMemory": OutOfMemory,
+    "SVGTestImages": Images,
 }
