@@ -1,9 +1,14 @@
-"""What goes wrong inside: each fault ends in a finished render and one clear line. And models that are no video model."""
+"""What goes wrong inside: each fault ends in a finished render and one clear line.
+
+Models that are no video model, and what importing the nodes costs, are here too.
+"""
 
 from __future__ import annotations
 
+import compileall
+
 import pytest
-from in_process import run_in_host
+from in_process import ROOT, run_in_host
 
 FAULTS = """
 import sparse_videogen.nodes.attend as attend_module
@@ -312,3 +317,14 @@ def test_a_model_whose_input_is_a_list_stays_dense_for_one_clear_reason(host, tm
     assert [line.split("SVG: ")[1] for line in told["said"]] == [
         "stays dense, layout: this model's input x is a list, no video [B, C, T, H, W]"
     ]
+
+
+def test_importing_the_nodes_brings_nothing_heavy(host, tmp_path):
+    """All of them, which `tests/test_package.py` cannot without a host."""
+    for layer in ("kernels", "svg_core", "nodes"):
+        compileall.compile_dir(ROOT / layer, quiet=1)  # else the first start after a change pays for it
+    told = run_in_host(host.path, 'tell("import", seconds=import_seconds, brought=brought)', tmp_path)["import"]
+    assert "sparse_videogen.nodes.patch" in told["brought"]
+    # torch._dynamo, 1.4 s, for torch.compiler.disable: but the host's torchvision has imported it before.
+    heavy = ("torch._dynamo", "torch._inductor", "triton", "matplotlib", "kornia")
+    assert [name for name in told["brought"] if name.startswith(heavy)] == [] and told["seconds"] < 0.1

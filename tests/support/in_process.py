@@ -1,7 +1,8 @@
 """Scripts in the process of a real ComfyUI, without its server: to break things from inside, and to look at them.
 
 A script finds `load(family)`, `sample(model, seed=0)` -> latent, `patch(model, method, **settings)`, `said` (the
-pack's log lines so far) and `tell(name, **facts)`, which collects what the test gets back.
+pack's log lines so far) and `tell(name, **facts)`, which collects what the test gets back. Also `import_seconds`, of the
+processor, that the pack's nodes took after the host's own imports, and the modules that they `brought`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tiny_checkpoints import write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = """
-import json, logging, sys
+import json, logging, sys, time
 demo, checkpoints, facts_file = sys.argv[1:4]
 sys.path.insert(0, demo)
 from host_launcher import EmptyTorchaudio, declare_missing_ops
@@ -31,6 +32,10 @@ import utils.extra_config  # as main.py does, before the host puts comfy/, with 
 import torch
 import comfy.sample
 import comfy.sd
+import server  # and with it all that the host itself has imported when it comes to packs
+before, begin = set(sys.modules), time.process_time()
+import sparse_videogen.nodes.extension
+import_seconds, brought = time.process_time() - begin, sorted(set(sys.modules) - before)
 from sparse_videogen.nodes.patch import patch_model
 from sparse_videogen.nodes.settings import Settings
 from sparse_videogen.svg_core import SVG2Config, SVGConfig
