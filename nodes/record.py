@@ -45,6 +45,7 @@ class Record:
         self._seconds: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
         self._events: list[tuple] = []
+        self._untimed: set[str] = set()
 
     def count_dense(self, step: int, reason: str, layer: int | None = None) -> None:
         """Counts a call that stays dense; `reason` is "label: explanation"."""
@@ -63,7 +64,10 @@ class Record:
 
     @contextmanager
     def timed(self, kind: str, device: torch.device) -> Iterator[None]:
-        """Times the work within, on its own device, as a call of this kind: "sparse", "dense" or "warm_up"."""
+        """Times the work within, on its own device, as a call of this kind: "sparse", "dense" or "warm_up".
+
+        Other devices than CUDA's and the CPU are left out: there a clock would time the launch alone, or have to wait.
+        """
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             stream = torch.cuda.current_stream(device)
@@ -72,6 +76,11 @@ class Record:
             end.record(stream)
             with self._lock:
                 self._events.append((kind, begin, end))
+            return
+        if device.type != "cpu":
+            yield
+            with self._lock:
+                self._untimed.add(device.type)
             return
         begin = time.perf_counter()
         yield
@@ -115,6 +124,7 @@ class Record:
             "attention": {
                 kind: {"calls": self._calls[kind], "seconds": round(seconds, 4)} for kind, seconds in self._seconds.items()
             },
+            "untimed": sorted(self._untimed),
             "layers": {name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "temporal", "kept")},
             "steps": [self.step(number) for number in steps],
         }

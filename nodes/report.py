@@ -120,7 +120,7 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
 
 
 def time_lines(report: dict) -> list[str]:
-    """Seconds by kind of call, and how much faster a sparse call was."""
+    """Seconds by kind of call, and how much faster a sparse call was; devices on which that was not measured."""
     lines, per_call = [], {}
     for kind in ("dense", "warm_up", "sparse"):
         if kind in report["attention"]:
@@ -129,7 +129,7 @@ def time_lines(report: dict) -> list[str]:
             lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:.3g} ms each")
     if "dense" in per_call and "sparse" in per_call:
         lines.append(f"a sparse call took {per_call['sparse'] / per_call['dense']:.2f} of a dense one's time")
-    return lines
+    return lines + [f"not measured on {device}" for device in report["untimed"]]
 
 
 def dense_lines(report: dict) -> list[str]:

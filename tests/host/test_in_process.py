@@ -160,6 +160,15 @@ tell_host(load_slowly, lambda batch: 1000 * batch, model)
 kept = vars(model.model).pop("memory_required", None) is another
 tell("threads tell", extra=[asked - alone for asked in told_extra[:4]], other=told_extra[4], failed=failed, kept=kept)
 tell("after all", plain=bool(torch.equal(sample(model), plain)))
+
+from sparse_videogen.nodes.report import draw_report, time_lines
+from sparse_videogen.nodes.run import Run
+run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
+run.count_dense("dense_blocks: 0", layer=0)
+with run.record.timed("dense", torch.device("mps")):
+    pass
+report = run.close()
+tell("no time", lines=time_lines(report), drawn=list(draw_report(report).shape))
 """
 
 
@@ -248,6 +257,10 @@ def test_another_packs_estimate_is_raised_and_kept(faults):
 
 def test_nothing_stays_behind(faults):
     assert faults["after all"]["plain"] and faults["after all"]["said"] == []
+
+
+def test_the_report_says_where_time_is_not_measured(faults):
+    assert faults["no time"]["lines"] == ["not measured on mps"] and faults["no time"]["drawn"] == [1, 1000, 1280, 3]
 
 
 NO_VIDEO = """

@@ -173,7 +173,18 @@ def test_time_is_told_by_kind():
         with run.record.timed("sparse", torch.device("cpu")):
             torch.ones(10).sum()
     attention = run.report()["attention"]
-    assert attention.keys() == {"sparse"} and attention["sparse"]["calls"] == 2 and attention["sparse"]["seconds"] >= 0
+    assert attention.keys() == {"sparse"} and run.report()["untimed"] == []
+    assert attention["sparse"]["calls"] == 2 and attention["sparse"]["seconds"] >= 0
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_where_a_clock_would_time_the_launch_alone_there_is_no_time(device):
+    run = make_run()
+    for name in ("cpu", device, device):
+        with run.record.timed("dense", torch.device(name)):
+            pass
+    report = run.report()
+    assert report["attention"]["dense"]["calls"] == 1 and report["untimed"] == [device]
 
 
 def test_each_device_has_its_own_share_until_the_run_ends():
