@@ -5,6 +5,8 @@ With the backend "eager": what is traced, cut and guarded is the same, without m
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from in_process import run_in_host
 
@@ -31,26 +33,56 @@ ORDERS = {
     "node, compile blocks": lambda method: compiled(patch(model, method), BLOCKS),
 }
 plain = sample(model)
+
+import importlib
+compiled_module = importlib.import_module("sparse_videogen.nodes.compiled")
+thrown_away, forget, reset = [], compiled_module._forget, torch._dynamo.reset
+compiled_module._forget = lambda model: (thrown_away.append("model"), forget(model))
+torch._dynamo.reset = lambda: thrown_away.append("process")
+compilations = []
+def watched(graph, inputs):
+    compilations.append(1)
+    return graph.forward
+another = torch.compile(lambda x: x * 2, backend=watched)
+
 for name, keys in {"whole": WHOLE, "blocks": BLOCKS}.items():
-    torch._dynamo.reset()
+    reset()
+    another(torch.ones(3))
+    thrown_away.clear()
+    compilations.clear()
     bare = sample(compiled(model, keys))
     both = compiled(patch(model, "SVG2", start_percent=0.3), keys)
     late = sample(both)
     out = sample(both)
     other = sample(compiled(patch(model, "SVG"), keys))
     again = sample(compiled(model, keys))
+    another(torch.ones(3))
     expected = [plain, sample(patch(model, "SVG2", start_percent=0.3)), sample(patch(model, "SVG")), plain]
     differences = [(a - b).abs().max().item() for a, b in zip((bare, out, other, again), expected)]
-    tell(f"compiled before, {name}", differences=differences, late=late.isfinite().all().item(), skips=skips is not None)
+    others = {"thrown_away": thrown_away.copy(), "compilations": len(compilations)}
+    tell(f"compiled before, {name}", differences=differences, late=late.isfinite().all().item(), skips=skips is not None, **others)
 
 expected = sample(patch(model, "SVG2"))
 for order, make in ORDERS.items():
-    torch._dynamo.reset()
+    reset()
     counters.clear()
     frames = []
     said.clear()
     out = sample(make("SVG2"), callback=lambda *_: frames.append(sum(counters["frames"].values())))
     tell(order, frames=frames, difference=(out - expected).abs().max().item())
+
+# A cache after the node leaves steps out, in which nothing of the model runs.
+from comfy_extras.nodes_easycache import EasyCacheNode
+reset()
+cached = lambda model: EasyCacheNode.execute(model, 5.0, 0.0, 1.0, False).result[0]
+for order, make in {
+    "node, cache": lambda: compiled(cached(patch(model, "SVG2")), WHOLE),
+    "cache, node": lambda: compiled(patch(cached(model), "SVG2"), WHOLE),
+}.items():
+    said.clear()
+    thrown_away.clear()
+    out = sample(make(), steps=10)
+    tell(order, thrown_away=thrown_away.copy(), finite=out.isfinite().all().item())
 """
 
 
@@ -75,5 +107,16 @@ def test_a_model_that_was_compiled_without_the_node_is_compiled_anew_and_serves_
     assert second == "4/12"
     told_so = sum("stays dense, unseen: torch.compile had compiled this model without the node" in x for x in facts["said"])
     assert told_so == (first != "4/12"), facts["said"]
+    # Nothing but the model is, and once; what else the process had compiled stays.
+    assert facts["thrown_away"] == ["model"] * told_so and facts["compilations"] == 0
     if part == "whole":  # the first that the process compiled
         assert told_so == facts["skips"]
+
+
+@pytest.mark.parametrize("order", ["node, cache", "cache, node"])
+def test_a_step_that_a_cache_leaves_out_is_no_forward(told, order):
+    facts = told[order]
+    assert facts["finite"] and facts["thrown_away"] == []
+    assert not any("unseen" in line for line in facts["said"])
+    sparse, calls = map(int, re.search(r"sparse (\d+)/(\d+) calls", facts["said"][-1]).groups())
+    assert 0 < sparse < calls < 3 * 10  # steps were left out
