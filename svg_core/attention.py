@@ -122,7 +122,7 @@ def sparse_attention(
 
     error = exact_finite = None
     if measure_error or max_error:
-        error, exact_finite = _compare(out, q, k, v, layout, sm_scale, backend)
+        error, exact_finite = _compare(out, q, k, v, layout, state, sm_scale, backend)
     stats = AttentionStats(
         density=pairs / layout.tokens**2,
         computed=computed / layout.tokens**2,
@@ -133,7 +133,7 @@ def sparse_attention(
         error=error,
         dense=torch.zeros_like(pairs, dtype=torch.bool),
     )
-    return out, _limit_error(max_error, out, q, k, v, stats, layout, sm_scale) if max_error else stats
+    return out, _limit_error(max_error, out, q, k, v, stats, layout, state, sm_scale) if max_error else stats
 
 
 def plans(
@@ -156,7 +156,7 @@ def plans(
     """
     block_m = tile_rows(q.shape[-1], q.device, q.dtype)
     if layout.text_tokens:
-        yield slice(None), text_plan(layout, q.shape[:2], block_m, q.device)
+        yield slice(None), text_plan(layout, q.shape[:2], block_m, q.device, state)
     options = {"sm_scale": sm_scale, "block_m": block_m, "backend": backend, "workspace_bytes": workspace_bytes}
     yield from PLANNERS[type(config)](q, k, v, config, layout, state, key, **options)
 
@@ -180,7 +180,7 @@ def warm_up(
     if isinstance(config, SVG2Config):
         backend = choose_backend(backend, q.device)
         _, memory = svg2.update_clusters(q, k, config, layout, state.get(key), final=False, backend=backend)
-        state.put(key, memory, movable=True)
+        state.put(key, memory)
 
 
 def _sampled_rows(layout: VideoLayout, device: torch.device) -> Tensor:
@@ -189,11 +189,11 @@ def _sampled_rows(layout: VideoLayout, device: torch.device) -> Tensor:
 
 
 def _compare(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, sm_scale: float, backend: str
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, state: SparseState, sm_scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Relative error of the sampled rows, and whether dense attention is finite there, both [B, H]."""
     rows = _sampled_rows(layout, q.device)
-    masks = read_mask(layout, q.device).expand(1, len(rows), -1) if layout.masked else None
+    masks = read_mask(layout, q.device, state).expand(1, len(rows), -1) if layout.masked else None
     exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
     error = (out.index_select(2, rows).float() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
     return error, exact.isfinite().all(-1).all(-1)
@@ -204,11 +204,19 @@ def _finite(out: Tensor, layout: VideoLayout) -> Tensor:
 
 
 def _limit_error(
-    limit: float, out: Tensor, q: Tensor, k: Tensor, v: Tensor, stats: AttentionStats, layout: VideoLayout, sm_scale: float
+    limit: float,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    stats: AttentionStats,
+    layout: VideoLayout,
+    state: SparseState,
+    sm_scale: float,
 ) -> AttentionStats:
     """Writes full attention to out for heads whose error is above the limit or NaN, head by head: copies stay small."""
     dense = ~(stats.error <= limit)
-    keys = read_mask(layout, q.device).nonzero().flatten() if layout.masked else None
+    keys = read_mask(layout, q.device, state).nonzero().flatten() if layout.masked else None
     for b, h in dense.nonzero().tolist():
         here = (slice(b, b + 1), slice(h, h + 1))
         read_k, read_v = (x[here] if keys is None else x[here].index_select(2, keys) for x in (k, v))

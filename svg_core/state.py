@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from .pinned import PinnedMemory, tensor_bytes
 
@@ -18,7 +18,7 @@ class SparseState:
     is brought one call ahead.
 
     Args:
-        budget_bytes: GPU memory for values put with `movable`; those beyond it live in host memory. None: no limit.
+        budget_bytes: GPU memory for values that are `put`; those beyond it live in host memory. None: no limit.
         host: where these go; None is pinned memory.
     """
 
@@ -26,7 +26,7 @@ class SparseState:
         self.budget_bytes = budget_bytes
         self._host = PinnedMemory() if host is None else host
         self._values: dict[Hashable, object] = {}
-        self._bytes: dict[Hashable, int] = {}  # of the movable values that stay on their device
+        self._bytes: dict[Hashable, int] = {}  # of the values put that stay on their device
         self._following: dict[Hashable, Hashable] = {}
         self._last: Hashable = None
 
@@ -37,12 +37,12 @@ class SparseState:
         self._host.prefetch(self._following.get(key))
         return value
 
-    def put(self, key: Hashable, value, *, movable: bool = False) -> None:
-        """Replaces the value under `key`; `movable`: a dataclass of tensors, each key of which is read once a step."""
+    def put(self, key: Hashable, value) -> None:
+        """Replaces the value under `key`, which a call of each step gets and puts: a dataclass of tensors."""
         self._values.pop(key, None)
         self._bytes.pop(key, None)
         self._host.pop(key)
-        if movable and self._host.serves(value):
+        if self._host.serves(value):
             size = tensor_bytes(value)
             if self.budget_bytes is not None and self.device_bytes + size > self.budget_bytes:
                 self._host.put(key, value)
@@ -50,9 +50,15 @@ class SparseState:
             self._bytes[key] = size
         self._values[key] = value
 
+    def once(self, key: Hashable, make: Callable[[], object]):
+        """The value under `key`, made by the run's first call that wants it; it stays on its device."""
+        if key not in self._values:
+            self._values[key] = make()
+        return self._values[key]
+
     @property
     def device_bytes(self) -> int:
-        """Bytes of GPU memory that the movable values take."""
+        """Bytes of GPU memory that the values put take."""
         return sum(self._bytes.values())
 
     def clear(self) -> None:

@@ -63,10 +63,7 @@ def plan(
     There is nothing to split, so `workspace_bytes` bounds nothing.
     """
     patterns_key = ("svg", config, layout, block_m, q.device)
-    patterns = state.get(patterns_key)
-    if patterns is None:
-        patterns = build_patterns(config, layout, block_m, q.device, backend)
-        state.put(patterns_key, patterns)
+    patterns = state.once(patterns_key, lambda: build_patterns(config, layout, block_m, q.device, state, backend))
     sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
     error = (patterned - exact).square().mean((-2, -1))
@@ -75,16 +72,16 @@ def plan(
 
 
 def build_patterns(
-    config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, backend: str = "torch"
+    config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, state: SparseState, backend: str = "torch"
 ) -> Patterns:
     """Both patterns' tiles, key lists and profiling masks for one layout."""
-    text = text_keys(layout, device)
+    text = text_keys(layout, device, state)
     video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
     place_major = video.view(layout.frames, -1).T.flatten()
     rows = stratified(min(config.sampled_rows, layout.video_tokens), layout.video_tokens, device)
 
     query_index, starts, lengths, key_orders = [], [], [], []
-    masks = [read_mask(layout, device).expand(len(rows), -1)] if layout.masked else []
+    masks = [read_mask(layout, device, state).expand(len(rows), -1)] if layout.masked else []
     capacity = 0
     for order, frame_stride in ((video, 1), (place_major, layout.frames)):
         band = Band(config, layout, block_m, frame_stride)

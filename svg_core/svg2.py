@@ -79,11 +79,12 @@ def plan(
 ) -> Iterator[tuple[slice, Plan]]:
     """Yields (heads, plan) of the video's queries, as many heads at a time as `workspace_bytes` of key lists allow."""
     clusters, memory = update_clusters(q, k, config, layout, state.get(key), final=True, backend=backend)
+    text = text_keys(layout, q.device, state)
     step = max(1, workspace_bytes // list_bytes(config, layout, q.shape[0], block_m))
     for head in range(0, q.shape[1], step):
         heads = slice(head, head + step)
-        yield heads, plan_heads(v[:, heads], clusters.of(heads), config, layout, sm_scale, block_m, backend)
-    state.put(key, memory, movable=True)  # last: a call that runs out of memory on the way can be made again
+        yield heads, plan_heads(v[:, heads], clusters.of(heads), text, config, layout, sm_scale, block_m, backend)
+    state.put(key, memory)  # last: a call that runs out of memory on the way can be made again
 
 
 def list_bytes(config: SVG2Config, layout: VideoLayout, batch: int, block_m: int) -> int:
@@ -142,16 +143,23 @@ def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str)
 
 
 def plan_heads(
-    v: Tensor, clusters: Clusters, config: SVG2Config, layout: VideoLayout, sm_scale: float, block_m: int, backend: str
+    v: Tensor,
+    clusters: Clusters,
+    text: Tensor,
+    config: SVG2Config,
+    layout: VideoLayout,
+    sm_scale: float,
+    block_m: int,
+    backend: str,
 ) -> Plan:
-    """The plan of a group of heads, from their clusters."""
+    """The plan of a group of heads, from their clusters and the `text_keys`."""
     b, h = v.shape[:2]
     mean, size, variance = clusters.key_centroids
     query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
     scores = (clusters.query_centroids.mean @ mean.transpose(2, 3)) * sm_scale + size.float().log().unsqueeze(2)
     kept = select(scores.softmax(-1), row_labels, config.top_p, config.min_keep, backend=backend)
     has_rows = (query_index >= 0).any(-1)
-    key_index, key_count = key_lists(clusters.keys, kept, has_rows, layout, backend)
+    key_index, key_count = key_lists(clusters.keys, text, kept, has_rows, layout, backend)
     share = kept.float().mean(-1).sum(-1) / has_rows.sum(-1)
 
     tail = None
@@ -163,17 +171,18 @@ def plan_heads(
     return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail, share)
 
 
-def key_lists(keys: Groups, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str) -> tuple[Tensor, Tensor]:
+def key_lists(
+    keys: Groups, text: Tensor, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str
+) -> tuple[Tensor, Tensor]:
     """Each tile's keys: the text, then the clusters that it keeps; key_index and key_count of the plan.
 
     Args:
         keys: groups of the video's keys.
+        text: [text_keys] int32.
         kept: [B, H, T, C] bool.
         has_rows: [B, H, T] bool; a tile without rows reads nothing.
     """
-    device = kept.device
-    text = text_keys(layout, device).expand(*kept.shape[:2], -1)
-    order = torch.cat([text, keys.order + layout.text_before], -1)
+    order = torch.cat([text.expand(*kept.shape[:2], -1), keys.order + layout.text_before], -1)
     # One segment of text, then one a cluster.
     start = F.pad(keys.offsets[..., :-1] + layout.text_keys, (1, 0), value=0)
     length = F.pad(kept * keys.size.unsqueeze(2), (1, 0), value=layout.text_keys) * has_rows.unsqueeze(-1)
@@ -181,7 +190,7 @@ def key_lists(keys: Groups, kept: Tensor, has_rows: Tensor, layout: VideoLayout,
         order.flatten(0, 1),
         start.flatten(0, 1).unsqueeze(1).expand(-1, kept.shape[2], -1),
         length.flatten(0, 1),
-        capacity=None if device.type == "cpu" else order.shape[2],
+        capacity=None if kept.device.type == "cpu" else order.shape[2],
         backend=backend,
     )
 

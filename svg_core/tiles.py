@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.gather_attention import Plan
 from .layout import VideoLayout
+from .state import SparseState
 
 
 def cut(order: Tensor, block_m: int) -> Tensor:
@@ -18,33 +17,38 @@ def cut(order: Tensor, block_m: int) -> Tensor:
     return F.pad(order, (0, padding), value=-1).unflatten(-1, (-1, block_m))
 
 
-@lru_cache(maxsize=16)
 def text_queries(layout: VideoLayout, device: torch.device) -> Tensor:
     """Positions of the text tokens, [text_tokens] int32."""
     positions = torch.arange(layout.tokens, dtype=torch.int32, device=device)
     return torch.cat([positions[: layout.video.start], positions[layout.video.stop :]])
 
 
-@lru_cache(maxsize=16)  # so that a call need not wait for the copy
-def text_keys(layout: VideoLayout, device: torch.device) -> Tensor:
+def text_keys(layout: VideoLayout, device: torch.device, state: SparseState) -> Tensor:
     """Positions of the text tokens that are read, [text_keys] int32."""
+    if not layout.masked:
+        return text_queries(layout, device)
+    # Once a run: a copy to a GPU waits for it.
+    return state.once(("text_keys", layout, device), lambda: _unmasked_text(layout, device))
+
+
+def _unmasked_text(layout: VideoLayout, device: torch.device) -> Tensor:
     masked = set(layout.masked)
     text = (*range(layout.video.start), *range(layout.video.stop, layout.tokens))
     return torch.tensor([i for i in text if i not in masked], dtype=torch.int32, device=device)
 
 
-def read_mask(layout: VideoLayout, device: torch.device) -> Tensor:
+def read_mask(layout: VideoLayout, device: torch.device, state: SparseState) -> Tensor:
     """Which tokens are read, [N] bool."""
     read = torch.zeros(layout.tokens, dtype=torch.bool, device=device)
     read[layout.video] = True
-    return read.index_fill_(0, text_keys(layout, device).long(), True)
+    return read.index_fill_(0, text_keys(layout, device, state).long(), True)
 
 
-def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device) -> Plan:
+def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState) -> Plan:
     """Text queries read everything: their plan for [B, H] heads, apart from the video's since its lists are so long."""
     rows = cut(text_queries(layout, device), block_m)
     video = torch.arange(layout.video.start, layout.video.stop, dtype=torch.int32, device=device)
-    keys = torch.cat([text_keys(layout, device), video])
+    keys = torch.cat([text_keys(layout, device, state), video])
     return Plan(
         set_of_head=torch.zeros(heads, dtype=torch.int32, device=device),
         query_index=rows.unsqueeze(0),

@@ -59,8 +59,8 @@ for name, keys in {"whole": WHOLE, "blocks": BLOCKS}.items():
     another(torch.ones(3))
     expected = [plain, sample(patch(model, "SVG2", start_percent=0.3)), sample(patch(model, "SVG")), plain]
     differences = [(a - b).abs().max().item() for a, b in zip((bare, out, other, again), expected)]
-    others = {"thrown_away": thrown_away.copy(), "compilations": len(compilations)}
-    tell(f"compiled before, {name}", differences=differences, late=late.isfinite().all().item(), skips=skips is not None, **others)
+    more = {"thrown_away": thrown_away.copy(), "compilations": len(compilations), "late": late.isfinite().all().item()}
+    tell(f"compiled before, {name}", differences=differences, skips=skips is not None, **more)
 
 expected = sample(patch(model, "SVG2"))
 for order, make in ORDERS.items():

@@ -195,8 +195,8 @@ def test_each_device_has_its_own_share_until_the_run_ends():
     run.halve_workspace(torch.device("meta"))
     assert (cpu.workspace_bytes, meta.workspace_bytes) == (64, 64)
     for share in (cpu, meta):
-        share.state.put("layer 0", share)
-    assert [share.state.get("layer 0") for share in (cpu, meta)] == [cpu, meta]
+        share.state.once("name", lambda share=share: share)
+    assert [share.state.get("name") for share in (cpu, meta)] == [cpu, meta]
     run.close()
     assert len(cpu.state) == len(meta.state) == 0
 
@@ -236,7 +236,7 @@ def test_two_devices_threads_tell_every_step_once_and_count_every_call():
             for sigma in schedule[:-1]:
                 together.wait()
                 run.begin_forward(options(sigma, schedule))
-                run.on(device).state.put("layer 1", sigma)
+                run.on(device).state.once(sigma, lambda sigma=sigma: sigma)
                 with run.record.timed("sparse", torch.device("cpu")):
                     run.count_sparse([stats(0.25)], layer=1)
                 run.count_dense("dense_blocks: 0", layer=0)

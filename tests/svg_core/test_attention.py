@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,12 +88,34 @@ def test_masked_text_is_left_out_of_output_and_error(config, make_qkv):
     q, k, v = make_qkv(layout)
     v[:, :, list(layout.masked)] = 1e3  # any of it in the result would show
     out, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
-    mask = read_mask(layout, q.device)
+    mask = read_mask(layout, q.device, SparseState())
     torch.testing.assert_close(
         out, F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(layout.tokens, -1)), atol=1e-5, rtol=1e-5
     )
     assert stats.error.max() < 1e-6
     torch.testing.assert_close(stats.density, torch.full((1, 2), mask.float().mean().item()))
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("masked", [(), (0, 258)], ids=["no-mask", "masked"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_nothing_lives_longer_than_the_state(config, masked, make_qkv, monkeypatch):
+    layout = VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=masked)
+    state, (q, k, v) = SparseState(), make_qkv(layout)
+    call = {"config": config, "layout": layout, "state": state, "key": 0, "measure_error": True}
+    before = tensors_alive()
+    first, stats = sparse_attention(q, k, v, **call)
+    with monkeypatch.context() as no_copies:
+        no_copies.setattr(torch, "tensor", None)  # a copy to a GPU waits for it: once a run, not in each call
+        again, stats = sparse_attention(q, k, v, **call)
+    del first, again, stats
+    assert tensors_alive() > before
+    state.clear()
+    assert tensors_alive() <= before
 
 
 @pytest.mark.parametrize("masked", [(), (1, 257)], ids=["no-mask", "masked"])
@@ -105,7 +129,8 @@ def test_heads_above_max_error_are_computed_in_full(config, masked):
     limit = free.error.sort().values[0, 1:3].mean().item()  # between the second and the third of four heads
     out, stats = sparse_attention(q, k, v, **call, max_error=limit)
     assert torch.equal(stats.dense, free.error > limit) and stats.dense.sum() == 2
-    exact = F.scaled_dot_product_attention(q, k, v, attn_mask=read_mask(layout, q.device).expand(layout.tokens, -1))
+    read = read_mask(layout, q.device, SparseState()).expand(layout.tokens, -1)
+    exact = F.scaled_dot_product_attention(q, k, v, attn_mask=read)
     torch.testing.assert_close(out[stats.dense], exact[stats.dense])
     assert torch.equal(out[~stats.dense], sparse[~stats.dense])
     assert (stats.error <= limit).all() and (stats.error[stats.dense] == 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,12 +25,13 @@ def inputs(head_dim, dtype):
     return tuple(x.cuda() for x in made)
 
 
+@pytest.mark.parametrize("masked", [(), (LAYOUT.tokens - 2, LAYOUT.tokens - 1)], ids=["no-mask", "masked"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_call_never_waits_for_the_gpu(config):
+def test_a_call_never_waits_for_the_gpu(config, masked):
     q, k, v = inputs(128, torch.bfloat16)
-    state = SparseState()
-    call = {"config": config, "layout": LAYOUT, "state": state, "key": 0, "measure_error": True}
-    sparse_attention(q, k, v, **call)  # the first call of a layout builds SVG's lists, and may wait
+    layout, state = replace(LAYOUT, masked=masked), SparseState()
+    call = {"config": config, "layout": layout, "state": state, "key": 0, "measure_error": True}
+    sparse_attention(q, k, v, **call)  # a run's first call with a layout builds SVG's lists, copies masks, and may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         sparse_attention(q, k, v, **call)

@@ -51,7 +51,7 @@ def run_steps(state, keys, steps):
         for key in keys:
             last = state.get(key)
             assert (last is None) if step == 0 else (last.calls == step - 1 and (last.mean == step - 1).all())
-            state.put(key, value(step), movable=True)
+            state.put(key, value(step))
 
 
 def test_bytes_of_a_value():
@@ -91,20 +91,25 @@ def test_a_value_that_grew_moves_and_one_that_shrank_comes_back():
     host = Host()
     state = SparseState(500, host)
     for floats, away in ((100, 0), (200, 1), (50, 0)):
-        state.put("a", value(floats=floats), movable=True)
+        state.put("a", value(floats=floats))
         assert len(host) == away and len(state) == 1
 
 
-def test_what_is_not_movable_stays():
-    host = Host()
+def test_what_is_made_once_stays_and_is_no_call_in_the_order():
+    host, made = Host(), []
     state = SparseState(0, host)
-    state.put("patterns", value())
-    assert len(host) == 0 and state.get("patterns") is not None
+    for step in range(2):
+        for key in "ab":
+            state.get(key)
+            state.once("patterns", lambda: made.append(value()) or made[0])
+            state.put(key, value(step))
+    assert len(made) == 1 and state.once("patterns", None) is made[0] and len(host) == 2
+    assert host.diary == ["get a", "fetch b", "get b", "fetch a"]
 
 
 def test_nothing_moves_from_a_device_that_is_the_host():
     state = SparseState(0)
-    state.put("a", value(), movable=True)
+    state.put("a", value())
     assert not PinnedMemory().serves(value()) and state.get("a") is not None
 
 

@@ -47,7 +47,7 @@ OPTIONS = {"sm_scale": 0.125, "block_m": 16, "backend": "torch", "workspace_byte
 
 
 def plan_of_pattern(config, layout, pattern, block_m):
-    patterns = build_patterns(config, layout, block_m, torch.device("cpu"))
+    patterns = build_patterns(config, layout, block_m, torch.device("cpu"), SparseState())
     sets = torch.full((1, 1), pattern, dtype=torch.int32)
     return Plan(sets, patterns.query_index, patterns.key_index, patterns.key_count), patterns
 
@@ -58,7 +58,7 @@ def plan_of_pattern(config, layout, pattern, block_m):
 def test_matches_masked_attention(layout, pattern, first_frame, make_qkv):
     config, block_m = SVGConfig(sparsity=0.6, first_frame=first_frame), 16
     made, patterns = plan_of_pattern(config, layout, pattern, block_m)
-    text = text_plan(layout, (1, 1), block_m, torch.device("cpu"))
+    text = text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState())
     stride = 1 if pattern == SPATIAL else layout.frames
     mask = naive_mask(layout, pattern, Band(config, layout, block_m, stride).half_width, block_m, first_frame)
     assert torch.equal(plan_mask([made, text], layout.tokens)[0, 0], mask)
@@ -82,10 +82,10 @@ def test_band_is_the_widest_that_the_sparsity_allows(pattern, sparsity):
 @given(layout=any_layout(), config=configs, block_m=st.sampled_from([1, 16, 32]))
 @settings(max_examples=60, deadline=None)
 def test_any_layout_gives_a_sound_plan(layout, config, block_m):
-    text, read = text_rows(layout), read_mask(layout, torch.device("cpu"))
+    text, read = text_rows(layout), read_mask(layout, torch.device("cpu"), SparseState())
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(config, layout, pattern, block_m)
-        plans = [made, text_plan(layout, (1, 1), block_m, torch.device("cpu"))]
+        plans = [made, text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState())]
         mask = plan_mask(plans, layout.tokens)[0, 0]  # every row in one tile, no key twice
         assert mask[text][:, read].all() and mask[:, text & read].all() and not mask[:, ~read].any()
         assert mask.diagonal()[~text].all()
@@ -96,7 +96,7 @@ def test_sparsity_zero_reads_everything():
     layout = VideoLayout(3, 5, 5, text_after=4)
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(SVGConfig(sparsity=0), layout, pattern, 16)
-        assert plan_mask([made, text_plan(layout, (1, 1), 16, torch.device("cpu"))], layout.tokens).all()
+        assert plan_mask([made, text_plan(layout, (1, 1), 16, torch.device("cpu"), SparseState())], layout.tokens).all()
 
 
 def test_profiling_finds_each_heads_pattern():

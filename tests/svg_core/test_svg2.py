@@ -23,7 +23,7 @@ def make_plan(q, k, v, config, layout, block_m=16):
     options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
     ((_, made),) = plan(q, k, v, config, layout, SparseState(), 0, **options)
     clusters, _ = update_clusters(q, k, config, layout, None, final=True, backend="torch")
-    return made, text_plan(layout, q.shape[:2], block_m, q.device), clusters
+    return made, text_plan(layout, q.shape[:2], block_m, q.device, SparseState()), clusters
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
@@ -106,7 +106,7 @@ def test_any_layout_gives_a_sound_plan(layout, clusters, top_p, min_keep, tile_c
     )
     made, text_tiles, _ = make_plan(q, k, v, config, layout)
     mask = plan_mask([made, text_tiles], layout.tokens)  # every row in one tile, no key twice
-    text, read = text_rows(layout), read_mask(layout, q.device)
+    text, read = text_rows(layout), read_mask(layout, q.device, SparseState())
     assert mask[:, :, text][..., read].all() and mask[..., text & read].all() and not mask[..., ~read].any()
     assert mask.any(-1).all()
     if top_p == 1 or min_keep == 1:
