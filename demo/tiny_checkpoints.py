@@ -21,20 +21,24 @@ HUMO_TOKENS, HUMO_TOKEN_WIDTH = 16, 1536
 HUNYUAN_TEXT_WIDTH, HUNYUAN_POOLED_WIDTH = 512, 768
 BYT5_WIDTH, SIGLIP_WIDTH = 1472, 1152
 COGVIDEOX_TEXT_WIDTH = 4096
+KANDINSKY_TEXT_WIDTH = 3584
 
 # First match by name decides how a tensor is filled. The q and k norms make attention logits of standard
 # deviation 2, sharp enough that leaving keys out shows; the gates and the projections after attention are
 # large enough that it counts.
-CONSTANTS = {"norm_q.": 1.4, "norm_k.": 1.4, "q_norm.": 1.4, "k_norm.": 1.4, "norm_k_img.": 1.4}
+SHARP = ("norm_q.", "norm_k.", "q_norm.", "k_norm.", "norm_k_img.", "query_norm.", "key_norm.")
+CONSTANTS = dict.fromkeys(SHARP, 1.4)
 SPREADS = {
     ".bias": 0.02,
     "modulation": 0.4,
     "_mod.": 0.4,
+    "_modulation.": 0.4,
     "time_projection": 0.4,
     "self_attn.o.": 2.0,
     "_attn_proj.": 2.0,
     ".linear2.": 2.0,
     "attn_out.": 4.0,
+    "self_attention.out_layer.": 4.0,
     "norm1.linear.": 4.0,
 }
 
@@ -256,6 +260,37 @@ def cogvideox(in_channels: int, layers: int = 3) -> dict:
     return shapes
 
 
+def kandinsky5(layers: int = 2) -> dict:
+    """Shapes of a Kandinsky 5 video model, whose heads are 64 wide."""
+
+    def block(name: str, attentions: tuple[str, ...], modulation: str) -> dict:
+        shapes = linear(f"{name}.{modulation}.out_layer", 3 * (1 + len(attentions)) * DIM, FFN)
+        for attention_name in (f"{name}.{attention}" for attention in attentions):
+            for part in ("to_query", "to_key", "to_value", "out_layer"):
+                shapes |= linear(f"{attention_name}.{part}", DIM, DIM)
+            shapes |= {f"{attention_name}.{part}_norm.weight": (64,) for part in ("query", "key")}
+        return shapes | {
+            f"{name}.feed_forward.in_layer.weight": (FFN, DIM),
+            f"{name}.feed_forward.out_layer.weight": (DIM, FFN),
+        }
+
+    shapes = (
+        linear("time_embeddings.in_layer", FFN, DIM)
+        | linear("time_embeddings.out_layer", FFN, FFN)
+        | linear("text_embeddings.in_layer", DIM, KANDINSKY_TEXT_WIDTH)
+        | norm("text_embeddings.norm", DIM)
+        | linear("pooled_text_embeddings.in_layer", FFN, HUNYUAN_POOLED_WIDTH)
+        | norm("pooled_text_embeddings.norm", FFN)
+        | linear("visual_embeddings.in_layer", DIM, 4 * (2 * 16 + 1))
+        | linear("out_layer.modulation.out_layer", 2 * DIM, FFN)
+        | linear("out_layer.out_layer", 4 * 16, DIM)
+    )
+    for i in range(layers):
+        shapes |= block(f"text_transformer_blocks.{i}", ("self_attention",), "text_modulation")
+        shapes |= block(f"visual_transformer_blocks.{i}", ("self_attention", "cross_attention"), "visual_modulation")
+    return shapes
+
+
 HUNYUAN_1_0_EXTRAS = (
     linear("vector_in.in_layer", DIM, HUNYUAN_POOLED_WIDTH)
     | linear("vector_in.out_layer", DIM, DIM)
@@ -293,6 +328,7 @@ FAMILIES = {
     "hunyuan15": partial(hunyuan_video, 65, 32, (1, 1, 1), HUNYUAN_1_5_EXTRAS),
     "cogvideox": partial(cogvideox, 16),
     "cogvideox_i2v": partial(cogvideox, 32),
+    "kandinsky5": kandinsky5,
 }
 
 # First ComfyUI release that loads a family, where that is later than the optimized attention override (0.3.60).
@@ -302,6 +338,7 @@ FIRST_RELEASE = {
     "wan_bernini": "0.25.0",
     "cogvideox": "0.21.0",
     "cogvideox_i2v": "0.21.0",
+    "kandinsky5": "0.4.0",
 }
 
 

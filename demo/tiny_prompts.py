@@ -10,6 +10,7 @@ from tiny_checkpoints import (
     HUMO_AUDIO_WINDOW,
     HUNYUAN_POOLED_WIDTH,
     HUNYUAN_TEXT_WIDTH,
+    KANDINSKY_TEXT_WIDTH,
     S2V_AUDIO_LAYERS,
     S2V_AUDIO_WIDTH,
     SIGLIP_WIDTH,
@@ -42,6 +43,7 @@ class Recipe:
 WAN = Recipe()
 WAN_VISION = {"width": WAN_TEXT_WIDTH, "vision_tokens": 257, "vision_width": WAN_VISION_WIDTH}
 HUNYUAN = Recipe(conditioning={"width": HUNYUAN_TEXT_WIDTH, "pooled": HUNYUAN_POOLED_WIDTH})
+KANDINSKY = Recipe(conditioning={"width": KANDINSKY_TEXT_WIDTH, "pooled": HUNYUAN_POOLED_WIDTH})
 COGVIDEOX = Recipe(conditioning={"width": COGVIDEOX_TEXT_WIDTH})
 LISTS = {"context_latents"}  # keys of the conditioning that hold a list of tensors
 RECIPES = {
@@ -90,6 +92,7 @@ RECIPES = {
     ),
     "cogvideox": COGVIDEOX,
     "cogvideox_i2v": COGVIDEOX,
+    "kandinsky5": KANDINSKY,
 }
 
 

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from comfy_execution.utils import get_executing_context
 
-from .. import kernels
+from ..kernels import is_out_of_memory as says_out_of_memory
 
 # Attention calls pass through transformer_options["optimized_attention_override"].
 HAS_ATTENTION_OVERRIDE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
@@ -33,11 +33,6 @@ def other_devices(patcher) -> list:
     return patcher.get_additional_models_with_key("multigpu")
 
 
-def keeps_keys(options: dict) -> bool:
-    """Whether the sampler of a forward with these transformer_options keeps keys from part to part (SamplerARVideo)."""
-    return "ar_state" in options
-
-
 def executing_node() -> str | None:
     """The node of the prompt that runs in this thread, None outside of one."""
     context = get_executing_context()
@@ -47,7 +42,7 @@ def executing_node() -> str | None:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that the device's memory is short; hosts that know how are asked first."""
     asked = getattr(comfy.model_management, "is_oom", None)
-    return bool(asked and asked(error)) or kernels.is_out_of_memory(error)
+    return bool(asked and asked(error)) or says_out_of_memory(error)
 
 
 def version() -> str:

@@ -19,7 +19,7 @@ from ..svg_core import SVGConfig
 from . import host
 from .attend import attend
 from .compiled import code
-from .families import FAMILIES, OTHER, attention_shape, family_of
+from .families import FAMILIES, OTHER, family_of
 from .forward import Forward, VideoCall
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
@@ -183,7 +183,7 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
 
 
 def _apply_model(executor, *args, **kwargs):
-    """APPLY_MODEL: sees whether the first pass through each model came past this node, with all of its attention."""
+    """APPLY_MODEL: counts a pass whose attention does not come past this node."""
     options = _options(executor, args, kwargs)
     run = options.get(KEY)
     if not isinstance(run, Run):
@@ -192,48 +192,10 @@ def _apply_model(executor, *args, **kwargs):
     run.sightings.forget()
     with code.in_use():
         out = executor(*args, **kwargs)
-        _look(run, executor.class_obj, options)
+        reason = None if run.failure else run.sightings.look(executor.class_obj, options, host.is_compiled(options))
+    if reason is not None:
+        run.count_dense(reason)
     return out
-
-
-def _look(run: Run, model, options: dict) -> None:
-    """Counts a pass whose attention did not come by, or not all of it; a compiled model is compiled anew, for the next.
-
-    Decided on the first pass of a run through a model, which no cache leaves out.
-    """
-    forward, sightings = run.sightings.forward(), run.sightings
-    if model in sightings.reasons:
-        if sightings.reasons[model] is not None and not (forward and forward.calls):
-            run.count_dense(sightings.reasons[model])
-        return
-    if _seen(forward, options):
-        sightings.reasons[model] = None
-    elif host.is_compiled(options) and not sightings.compiled_anew(model):
-        code.throw_away(model)
-        run.count_dense("unseen: torch.compile had compiled this model without the node; it is compiled anew")
-    else:
-        sightings.reasons[model] = _unseen_reason(options)
-        run.count_dense(sightings.reasons[model])
-
-
-def _seen(forward: Forward | None, options: dict) -> bool:
-    if forward is None:
-        return False
-    whole = host.is_compiled(options) and not options.get("patches_replace")  # which may leave layers out
-    shape = attention_shape(forward.family, forward.diffusion_model) if whole else None
-    return forward.grid is None or forward.calls >= (1 if shape is None else shape.layers)
-
-
-def _unseen_reason(options: dict) -> str:
-    if host.keeps_keys(options):
-        return (
-            "unseen: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of "
-            "that kind has no sparse form here"
-        )
-    return (
-        "unseen: this model's self-attention does not come past the node; this ComfyUI does not hand its options down to "
-        "it (update ComfyUI), or another node replaced it"
-    )
 
 
 def _arguments(executor, args: tuple, kwargs: dict) -> dict:

@@ -25,7 +25,8 @@ NOTHING = (
 )
 ANOTHER = (
     "Nothing to report: samplers used this MODEL, but these samples come from none of them.",
-    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes.",
+    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes. If that is so, run the "
+    "sampler again: its result was kept from another copy of the workflow.",
 )
 
 

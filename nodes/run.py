@@ -15,6 +15,7 @@ from ..svg_core.attention import WORKSPACE_BYTES
 from .log import PREFIX, log, say
 from .record import Record
 from .settings import Settings
+from .sightings import Sightings
 
 # A step that falls on the border runs sparse: the sampler's sigmas are float32, the border is not.
 TIE = 1e-5
@@ -35,47 +36,16 @@ class Share:
         self.workspace_bytes = workspace_bytes
 
 
-class Sightings:
-    """What of the model's passes came past this node; a pass runs in one thread from end to end.
-
-    Attributes:
-        reasons: by model, why its attention is not seen, or None if it is; decided once a model.
-    """
-
-    def __init__(self):
-        self.reasons: dict[object, str | None] = {}
-        self._compiled_anew: set[object] = set()
-        self._forwards = threading.local()
-
-    def forget(self) -> None:
-        """Before a pass of this thread."""
-        self._forwards.latest = None
-
-    def put(self, forward) -> None:
-        """The pass of this thread came by as this forward."""
-        self._forwards.latest = forward
-
-    def forward(self):
-        """The forward of this thread's pass, None if none came by."""
-        return getattr(self._forwards, "latest", None)
-
-    def compiled_anew(self, model) -> bool:
-        """Whether this was asked before of the model."""
-        before = model in self._compiled_anew
-        self._compiled_anew.add(model)
-        return before
-
-
 class Run:
     """From the start of a sampler's run to its end, however it ends. Threads of one run share it.
 
     Attributes:
         settings: the node's.
         record: what it did.
-        sightings: whether the model's passes come past this node.
         start_sigma, end_sigma: sparse while end_sigma <= sigma <= start_sigma.
         goes_sparse: a later step of this sampler's schedule is within these.
         training: gradients were on when the model was called.
+        sightings: whether the model's passes come past this node.
         extra_bytes: as `memory.RunBytes`, once the model was loaded.
         failure: the reason to stay dense after an error, or None.
         inexact: the override, another's and sparse itself, that took calls which we left dense; or None.
@@ -92,12 +62,12 @@ class Run:
         """Args beyond the attributes: `budgets(device)` -> bytes of (state, workspace); `tell(kind, message)` to the page."""
         self.settings = settings
         self.record = Record()
-        self.sightings = Sightings()
         self.start_sigma, self.end_sigma = start_sigma, end_sigma
         self.failure: str | None = None
         self.goes_sparse = False
         self.training = False
         self.inexact: str | None = None
+        self.sightings = Sightings()
         self.extra_bytes: Callable[[int, int], int] | None = None
         self._number = next(_numbers)
         self._tell = tell

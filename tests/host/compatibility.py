@@ -36,6 +36,7 @@ NAMES = {
     "hunyuan15": "HunyuanVideo 1.5",
     "cogvideox": "CogVideoX T2V",
     "cogvideox_i2v": "CogVideoX I2V",
+    "kandinsky5": "Kandinsky 5",
 }
 METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
 REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}

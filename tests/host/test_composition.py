@@ -6,6 +6,9 @@ nodes do, they must do the same.
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import torch
 from comfy_host import latent
@@ -79,6 +82,62 @@ def test_model_patches(host, side, method, name):
     assert report["dense_reasons"].keys() <= {"start_percent", "dense_blocks"}
 
 
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_step_that_a_cache_leaves_out_is_no_forward(host, side):
+    cache = ("EasyCache", {"reuse_threshold": 3.0, "verbose": False, **WHOLE})
+    result = host.server.queue(host.prompt("wan21_t2v", "SVG2Attention", prompt_options={"steps": 10}, **{side: [cache]}))
+    left_out = int(re.search(r"EasyCache - skipped (\d+)/10 steps", result.log)[1])
+    (report,) = reports(result)
+    assert left_out > 0 and report["calls"] == 3 * (10 - left_out)
+    assert "unseen" not in report["dense_reasons"]
+
+
+# Families with attention of another kind, and the modules of theirs whose attention is the video's.
+VIDEOS_OWN = {
+    "wan21_t2v": r"blocks\.\d+\.self_attn",
+    "wan21_i2v": r"blocks\.\d+\.self_attn",
+    "wan_vace": r"(vace_)?blocks\.\d+\.self_attn",
+    "wan_humo": r"blocks\.\d+\.self_attn",
+    "hunyuan_t2v": r"(double|single)_blocks\.\d+",
+    "hunyuan15": r"(double|single)_blocks\.\d+",
+    "cogvideox": r"blocks\.\d+",
+    "kandinsky5": r"visual_transformer_blocks\.\d+\.self_attention",
+}
+
+
+@pytest.mark.parametrize("tokens", [480, 600], ids=["as long", "longer"])
+@pytest.mark.parametrize("family", VIDEOS_OWN)
+def test_attention_of_another_kind_as_long_as_the_videos_stays_the_models(host, family, tokens):
+    """As many tokens of text as of video, or more: just the video's own attention is taken."""
+    if family not in host.families:
+        pytest.skip(f"ComfyUI {host.version} does not load {family}")
+    options = {"text_tokens": tokens, "steps": 2}
+    whose = [("SVGTestWhoseAttention", {})]
+    out, result = host.render(family, "SVG2Attention", prompt_options=options, after=whose, **ALL_STEPS)
+    (report,) = reports(result)
+    assert out.isfinite().all() and report["dense_reasons"] == {}
+    taken = json.loads(re.search("whose attention: (.*)", result.log)[1])
+    assert all(re.fullmatch(VIDEOS_OWN[family], name) for name in taken)
+    assert set(taken.values()) == {report["calls"] // len(taken)}  # each as often as the others
+    blocks = {int(re.search(r"\d+", name)[0]) for name in taken if not name.startswith(("vace", "single"))}
+    assert blocks == set(range(len(blocks))) and len(report["layers"]["density"]) >= len(blocks)
+
+
+def test_unsampling_numbers_its_steps_as_they_come(host):
+    def change(prompt):
+        prompt = custom_sampling("CFGGuider")(prompt)
+        prompt["flip"] = {"class_type": "FlipSigmas", "inputs": {"sigmas": ["sigmas", 0]}}
+        prompt["sampler"]["inputs"]["sigmas"] = ["flip", 0]
+        return prompt
+
+    result = host.server.queue(change(host.prompt("wan21_t2v", "SVG2Attention", start_percent=0.5)))
+    (report,) = reports(result)
+    steps = [data["step"] for kind, data in result.events if kind == "sparse_videogen.step"]
+    assert steps == [step["step"] for step in report["steps"]] == [0, 1, 2, 3]
+    # From the clean end of the schedule to the noisy one: sparse first.
+    assert [any(step["density"][1:]) for step in report["steps"]] == [True, True, True, False]
+
+
 def test_context_windows_keep_their_states_apart(host):
     """Two windows of 4 of the 5 frames: as many calls twice over, all sparse."""
     result = host.server.queue(host.prompt("wan21_t2v", "SVG2Attention", before=[PATCHES["windows"]], **ALL_STEPS))
@@ -149,6 +208,18 @@ def test_another_packs_override_keeps_the_calls_that_stay_dense(host, control, m
     assert said == (1 if side == "after" else 0)
     result = host.server.queue(host.prompt("wan21_t2v", method, **{side: [OTHER]}))
     assert reports(result)[0]["sparse_calls"] > 0 and not torch.equal(latent(result), alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dense_calls_that_go_to_a_sparse_override_are_said_not_to_be_exact(host, method):
+    name, sparse = "comfy_extras.nodes_sparse_attention", ("SVGTestSparseOverride", {})
+    expected = host.render("wan21_t2v", method)[0]
+    out, result = host.render("wan21_t2v", method, after=[sparse])
+    assert reports(result)[0]["inexact_dense"] == name and not torch.equal(out, expected)
+    assert result.log.count(f"calls that stay dense go to the attention override of {name}") == 1
+    assert f"the dense calls may not be exact: {name} takes them" in result.log
+    out, result = host.render("wan21_t2v", method, after=[sparse], dense_attention="host")
+    assert reports(result)[0]["inexact_dense"] is None and torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy_host import PromptError, latent
 from PIL import Image
-from real_host import DEFAULTS, reports
+from real_host import DEFAULTS, Host, reports
 
 METHODS = list(DEFAULTS)
 
@@ -86,6 +86,56 @@ def test_the_report_is_the_last_run_s(host):
     result = host.server.queue(prompt)
     first, last = reports(result)
     assert last["run"] > first["run"] and json.loads(result.outputs["report"]["report"][0]) == last
+
+
+def two_samplers(host, **inputs) -> dict:
+    """Two samplers on one patched model."""
+    prompt = host.prompt("wan21_t2v", "SVGAttention", **inputs)
+    prompt["other"] = {"class_type": "KSampler", "inputs": {**prompt["sampler"]["inputs"], "steps": 2, "seed": 3}}
+    prompt["save_other"] = {**prompt["save"], "inputs": {"samples": ["other", 0], "filename_prefix": "latents/other"}}
+    return prompt
+
+
+def add_reports(prompt: dict) -> dict:
+    for name, samples in (("report", "sampler"), ("report_other", "later")):
+        prompt[name] = {"class_type": "SVGReport", "inputs": {"model": ["svg_model", 0], "samples": [samples, 0]}}
+    prompt["later"] = {"class_type": "LatentMultiply", "inputs": {"samples": ["other", 0], "multiplier": 0.5}}
+    return prompt
+
+
+def steps_reported(result) -> list[int]:
+    return [len(json.loads(result.outputs[name]["report"][0])["steps"]) for name in ("report", "report_other")]
+
+
+def test_each_report_is_of_the_sampler_that_made_its_samples(host):
+    assert steps_reported(host.server.queue(add_reports(two_samplers(host)))) == [4, 2]
+
+
+def test_a_report_that_comes_after_its_sampler_was_cached(host, tmp_path):
+    """Two cached samplers, reports added later; then the same in a copy of a graph, whose nodes have other numbers."""
+    again = Host(host.path, tmp_path, ["wan21_t2v"], cached=True)
+    with again.server:
+        prompt = two_samplers(again)
+        again.server.queue(prompt)
+        result = again.server.queue(add_reports(prompt))
+        assert not reports(result) and steps_reported(result) == [4, 2]
+
+        prompt = two_samplers(again, sparsity=0.6)
+        again.server.queue(prompt)
+        copy = json.dumps(add_reports(prompt)).replace('"sampler"', '"77"').replace('"other"', '"78"')
+        result = again.server.queue(json.loads(copy))
+        # Whose is whose cannot be told there, so neither is shown.
+        assert not reports(result)
+        assert [result.outputs[name]["report"] for name in ("report", "report_other")] == [["null"], ["null"]]
+
+
+def test_samples_of_another_model_have_no_report(host):
+    prompt = with_report(host, "SVGAttention")
+    plain = {"class_type": "KSampler", "inputs": {**prompt["sampler"]["inputs"], "model": ["model", 0]}}
+    prompt["plain"], prompt["report"]["inputs"]["samples"] = plain, ["plain", 0]
+    prompt["use"] = {**prompt["save"], "inputs": {"samples": ["sampler", 0], "filename_prefix": "latents/use"}}
+    result = host.server.queue(prompt)
+    assert result.outputs["report"]["report"] == ["null"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -57,14 +57,15 @@ class Host:
 
     Args:
         families: whose checkpoints are written; None: all that this ComfyUI loads.
+        cached: as `ComfyServer`.
     """
 
-    def __init__(self, path: Path, base_dir: Path, families: Sequence[str] | None = None):
+    def __init__(self, path: Path, base_dir: Path, families: Sequence[str] | None = None, cached: bool = False):
         self.path, self.version = path, host_version(path)
         self.families = families_for(self.version) if families is None else families
         for family in self.families:
             write_checkpoint(family, base_dir / "models" / "diffusion_models")
-        self.server = ComfyServer(path, base_dir, [ROOT, *HELPERS])
+        self.server = ComfyServer(path, base_dir, [ROOT, *HELPERS], cached=cached)
 
     def prompt(
         self,

@@ -139,6 +139,27 @@ def test_heads_above_max_error_are_computed_in_full(config, masked):
     assert not free.dense.any()
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_not_finite_is_told_apart_by_dense_attention_and_passes_no_limit(config, monkeypatch):
+    """In head 0 it comes with q, in head 1 the executor brings it, and head 2 is as it should be."""
+    q, k, v = video_qkv(4, 9, 7, heads=3, head_dim=64, text=9)
+    q[:, 0, LAYOUT.video] = float("nan")
+    gather = attention.gather_attention
+
+    def broken(*args, out, **kwargs):
+        gather(*args, out=out, **kwargs)
+        out[:, 1] = float("inf")
+
+    monkeypatch.setattr(attention, "gather_attention", broken)
+    call = {"config": config, "layout": LAYOUT, "measure_error": True}
+    _, free = sparse_attention(q, k, v, **call)
+    assert free.finite.tolist() == [[False, False, True]] and free.exact_finite.tolist() == [[False, True, True]]
+    out, stats = sparse_attention(q, k, v, **call, max_error=0.99)
+    assert stats.dense.tolist() == [[True, True, False]] and stats.finite.tolist() == [[False, True, True]]
+    torch.testing.assert_close(out[:, 1], F.scaled_dot_product_attention(q, k, v)[:, 1])
+    assert sparse_attention(q, k, v, config=config, layout=LAYOUT)[1].exact_finite is None
+
+
 def test_kept_is_the_share_of_clusters_that_tiles_read():
     q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
     cut = {"q_clusters": 10, "k_clusters": 20, "tile_cut": "cluster"}

@@ -47,6 +47,8 @@ def report(node: str, run: int = 1, **changes) -> dict:
         "dense_reasons": {"start_percent": 10, "dense_blocks": 8},
         "explanations": {"start_percent": EXPLANATION, "dense_blocks": "block 0"},
         "not_finite_calls": 0,
+        "broken_calls": 0,
+        "inexact_dense": None,
         "kernel_failures": {},
         "steps": [{k: v for k, v in step(node, i).items() if k not in ("node", "run", "method")} for i in range(STEPS)],
     }
@@ -107,12 +109,16 @@ def test_what_went_wrong_is_said(comfy, node):
         "run",
         report(
             node,
-            not_finite_calls=1,
+            not_finite_calls=3,
+            broken_calls=2,
+            inexact_dense="comfy_extras.nodes_sparse_attention",
             kernel_failures=dict.fromkeys(("assign (9.0, bfloat16)", "select (9.0, float32)"), "RuntimeError: no ptxas"),
         ),
     )
     said = lines(comfy, node)
-    assert "NaN or infinity in 1 call, which the model's own q, k or v brought" in said
+    assert "NaN or infinity in 1 call, in dense attention too: the model's q, k or v brought it" in said
+    assert "NaN or infinity in 2 calls where dense attention has none: please report this fault" in said
+    assert "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them, and is sparse itself" in said
     assert "torch in place of Triton: assign (9.0, bfloat16), select (9.0, float32)" in said
 
 
