@@ -50,8 +50,8 @@ def test_two_calls_are_equal_and_draw_no_random_numbers(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_memory_order_does_not_matter_and_is_kept(config, make_qkv):
-    q, k, v = make_qkv(LAYOUT, heads=3)
+def test_memory_order_does_not_matter_and_is_kept(config, make_clustered_qkv):
+    q, k, v = make_clustered_qkv(LAYOUT, heads=3)
     host_order = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
     out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
     same, _ = sparse_attention(*host_order, config=config, layout=LAYOUT)
@@ -60,8 +60,8 @@ def test_memory_order_does_not_matter_and_is_kept(config, make_qkv):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_batch_rows_do_not_meet(config, make_qkv):
-    q, k, v = make_qkv(LAYOUT, batch=2)
+def test_batch_rows_do_not_meet(config, make_clustered_qkv):
+    q, k, v = make_clustered_qkv(LAYOUT, batch=2)
     both, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=SparseState(), key=0)
     alone, _ = sparse_attention(q[1:], k[1:], v[1:], config=config, layout=LAYOUT)
     torch.testing.assert_close(both[1:], alone)
@@ -254,19 +254,19 @@ def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
         sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")
 
 
-@pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-2)], ids=str)
+@pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-3)], ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
-def test_triton_equals_torch(config, dtype, factor):
-    """`factor`: of the largest value, 24; float16 rounds a result of that size by 0.008 and k-means a near tie at will."""
+def test_triton_equals_torch(config, dtype, factor, make_clustered_qkv):
+    """`factor`: of the largest value; in float16 the kernel rounds weights and the tail, and both round the result."""
     pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    q, k, v = (x.to(device, dtype) for x in video_qkv(4, 9, 7, heads=2, head_dim=64, text=9))
+    q, k, v = (x.to(device, dtype) for x in make_clustered_qkv(LAYOUT))
     expected, wanted = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="torch", measure_error=True)
     out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="triton", measure_error=True)
     assert failures() == {}
     assert (out.float() - expected.float()).abs().max() < factor * expected.float().abs().max()
-    torch.testing.assert_close(stats.density, wanted.density, atol=2e-2, rtol=0)
-    torch.testing.assert_close(stats.error, wanted.error, atol=2e-2, rtol=0)
+    torch.testing.assert_close(stats.density, wanted.density)
+    torch.testing.assert_close(stats.error, wanted.error, atol=1e-3, rtol=0)
     assert (stats.computed >= stats.density).all()
 
 
