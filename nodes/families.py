@@ -15,8 +15,8 @@ from ..svg_core import VideoLayout
 # video, the others after it; None if not understood.
 TokensBefore = Callable[[nn.Module, Mapping, int], int | None]
 # (diffusion model, arguments of its forward by name) -> how many keys the model's other attention calls have: those
-# before its first block, and those after the self-attention of each block; None if not known.
-OtherCalls = Callable[[nn.Module, Mapping], tuple[list[int], list[int]] | None]
+# before its first block, and those after the self-attention of each block.
+OtherCalls = Callable[[nn.Module, Mapping], tuple[list[int], list[int]]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Family:
         module: class name of the diffusion model or of one of its bases.
         tokens_before: where tokens beyond the video grid stand: text, reference images, poses.
         first_frame: SVG's patterns include the first frame, as in the authors' settings for the family.
-        others: attention of another kind, which may be as long as the video's own.
+        others: attention of another kind, which may be as long as the video's own; None if not known.
         heads: of a diffusion model, how many it has and their size.
         blocks: attributes of the diffusion model that hold its attention blocks.
         joins: tokens beyond the grid that make whole frames count as frames of the video.
@@ -38,7 +38,7 @@ class Family:
     module: str
     tokens_before: TokensBefore
     first_frame: bool
-    others: OtherCalls
+    others: OtherCalls | None
     heads: Callable[[nn.Module], tuple[int, int]]
     blocks: tuple[str, ...] = ("blocks", "vace_blocks")
     joins: bool = False
@@ -70,7 +70,7 @@ def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     return before if before <= surplus else None
 
 
-def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int | None = None) -> None:
+def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int) -> None:
     return None
 
 
@@ -129,7 +129,7 @@ FAMILIES = (
     Family("Kandinsky 5", "Kandinsky5", _nothing_known, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
 )
 # Any other model whose tokens are patches of a video and nothing else.
-OTHER = Family("this model", "", _nothing_known, False, _nothing_known, lambda model: (0, 0), blocks=())
+OTHER = Family("this model", "", _nothing_known, False, None, lambda model: (0, 0), blocks=())
 
 
 def family_of(diffusion_model: nn.Module) -> Family | None:
@@ -193,7 +193,12 @@ class AttentionShape(NamedTuple):
     head_dim: int
 
 
+def layers(family: Family, model: nn.Module) -> int:
+    """How many layers of self-attention the model has, 0 if it is of no known family."""
+    return sum(len(getattr(model, name, ())) for name in family.blocks)
+
+
 def attention_shape(family: Family, model: nn.Module) -> AttentionShape | None:
     """How many heads of what size in how many layers the model has; None if it is of no known family."""
-    layers = sum(len(getattr(model, name, ())) for name in family.blocks)
-    return AttentionShape(layers, *family.heads(model)) if layers else None
+    number = layers(family, model)
+    return AttentionShape(number, *family.heads(model)) if number else None

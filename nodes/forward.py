@@ -64,7 +64,7 @@ class Forward:
         window = options.get("context_window")
         replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))  # skip-layer guidance leaves some out
         self.branch = (tuple(options.get("uuids", ())), None if window is None else tuple(window.index_list), replaced)
-        self._others = family.others(diffusion_model, arguments)
+        self._others = family.others and family.others(diffusion_model, arguments)
         self._calls: Counter[int] = Counter()
         self._alike: Counter[Hashable] = Counter()  # calls that may or may not be the video's
         self._mask: Tensor | None = None
@@ -127,7 +127,7 @@ class Forward:
     def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout] | str:
         """The layout of all tokens, or one for each element of the batch if their masks differ, or why not."""
         if rows != tokens:
-            return f"layout: {rows} queries of {tokens} keys; attention in parts, such as frame by frame, is not supported"
+            return f"layout: {rows} queries over {tokens} keys; attention in parts, such as frame by frame, is not supported"
         if self._others is None and tokens == text_tokens(self.arguments):
             return f"layout: text and video have {tokens} tokens each, and which attention is whose is not known for this model"
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
@@ -145,13 +145,13 @@ class Forward:
         if tokens < settings.min_tokens:
             return f"min_tokens: {tokens} tokens are fewer than {settings.min_tokens}"
         if head_dim not in HEAD_DIMS:
-            return f"head_dim: {head_dim} is none of {HEAD_DIMS}"
+            return f"head_dim: {head_dim} is none of those supported, {HEAD_DIMS}"
         if not q.shape == k.shape == v.shape:
-            return f"heads: q {tuple(q.shape)} and k {tuple(k.shape)} have unlike heads"
+            return f"heads: q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads"
         if layer in settings.dense_blocks:
             return f"dense_blocks: block {describe_blocks(settings.dense_blocks)}"
         if self.run.training:
-            return "training: gradients are on, and sparse attention has none"
+            return "training: gradients are enabled, and sparse attention cannot compute them"
         return self.schedule_reason or self.run.failure or self._backend_reason(q.device)
 
     def _backend_reason(self, device: torch.device) -> str | None:

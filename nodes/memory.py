@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.model_management
-import torch
 
 from ..kernels.gather_attention import tile_rows
-from ..svg_core import VideoLayout
 from ..svg_core.attention import WORKSPACE_BYTES
 from ..svg_core.memory import call_bytes, state_bytes
 from . import host
-from .families import AttentionShape, Family, attention_shape, video_grid
+from .families import Family, attention_shape, video_grid
 from .settings import Settings
 
 # Shares of the device's memory. The state over its share waits in host memory; lists over theirs are made for
@@ -29,8 +27,28 @@ def budgets(device) -> tuple[int, int]:
     return int(total * STATE_SHARE), min(WORKSPACE_BYTES, int(total * WORKSPACE_SHARE))
 
 
+@dataclass(frozen=True)
+class RunBytes:
+    """Bytes of GPU memory that a run takes beyond the dense model's, on the main device where it has several.
+
+    Attributes:
+        videos: of one conditioning.
+        calls: of a call for one conditioning, for two at once, and so on.
+        state: kept from call to call, by all conditionings together.
+    """
+
+    videos: int
+    calls: tuple[int, ...]
+    state: int
+
+    def __call__(self, batch: int, held: int = 0) -> int:
+        """Bytes for calls of `batch` elements, beyond those of the state that are `held` already."""
+        conditionings = min(-(-batch // self.videos), len(self.calls))
+        return self.calls[conditionings - 1] + max(0, self.state - held)
+
+
 def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: dict) -> RunBytes | None:
-    """Bytes of GPU memory that a run takes beyond the dense model's, None where that cannot be told or is nothing.
+    """What a run takes, None where that cannot be told or is nothing.
 
     Args:
         patcher: the ModelPatcher about to be loaded.
@@ -42,36 +60,15 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     shape = attention_shape(family, model)
     if layout is None or shape is None or layout.video_tokens < settings.min_tokens:
         return None
+    videos, device = noise_shape[0], patcher.load_device
     devices = 1 + len(host.other_devices(patcher))
     branches = -(-sum(len(conditionings) for conditionings in conds.values()) // devices)
-    return RunBytes(settings, layout, shape, noise_shape[0], branches, patcher.load_device)
-
-
-@dataclass(frozen=True)
-class RunBytes:
-    """What a run takes on a device, for so many videos in `branches` conditionings."""
-
-    settings: Settings
-    layout: VideoLayout
-    shape: AttentionShape
-    videos: int
-    branches: int
-    device: torch.device
-
-    def __call__(self, batch: int, held: int = 0) -> int:
-        """Bytes for calls of `batch` elements, beyond those of the state that are `held` already."""
-        state_budget, workspace = budgets(self.device)
-        heads = {"heads": self.shape.heads, "head_dim": self.shape.head_dim}
-        state = state_bytes(self.settings.config, self.layout, batch=self.videos, **heads)
-        state = min(state * self.shape.layers * self.branches, state_budget)
-        call = call_bytes(
-            *(self.settings.config, self.layout),
-            batch=min(batch, self.videos * self.branches),
-            block_m=tile_rows(self.shape.head_dim, self.device),
-            workspace_bytes=workspace,
-            **heads,
-        )
-        return call + max(0, state - held)
+    state_budget, workspace = budgets(device)
+    size = {"heads": shape.heads, "head_dim": shape.head_dim}
+    state = shape.layers * branches * state_bytes(settings.config, layout, batch=videos, **size)
+    size |= {"block_m": tile_rows(shape.head_dim, device), "workspace_bytes": workspace}
+    calls = (call_bytes(settings.config, layout, batch=videos * (i + 1), **size) for i in range(branches))
+    return RunBytes(videos, tuple(calls), min(state, state_budget))
 
 
 _one_at_a_time = threading.RLock()  # threads that sample one model share the object that the estimate is put on
@@ -83,8 +80,8 @@ def tell_host(executor, extra: Callable[[int], int], patcher, *args, **kwargs):
     with _one_at_a_time:
         estimate, own = model.memory_required, vars(model).get("memory_required")
 
-        def with_ours(shape, **options):
-            return estimate(shape, **options) + extra(shape[0])
+        def with_ours(input_shape, *args, **kwargs):
+            return estimate(input_shape, *args, **kwargs) + extra(input_shape[0])
 
         model.memory_required = with_ours
         try:
@@ -103,15 +100,24 @@ class WithRunBytes:
     """
 
     def __init__(self, model, extra: Callable[[int], int]):
-        self._model, self._extra = model, extra
+        vars(self).update(_model=model, _extra=extra)
 
-    def memory_required(self, shape, **options):
+    def memory_required(self, input_shape, *args, **kwargs):
         """As the model's own: bytes for a batch of this shape."""
-        return self._model.memory_required(shape, **options) + self._extra(shape[0])
+        return self._model.memory_required(input_shape, *args, **kwargs) + self._extra(input_shape[0])
 
     @property
     def __class__(self):
         return type(self._model)
 
     def __getattr__(self, name):
-        return getattr(self._model, name)
+        return getattr(vars(self)["_model"], name)
+
+    def __setattr__(self, name, value):
+        setattr(self._model, name, value)
+
+    def __eq__(self, other):
+        return other is self or other is self._model
+
+    def __hash__(self):
+        return hash(self._model)

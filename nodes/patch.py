@@ -20,14 +20,15 @@ from . import host
 from .attend import attend
 from .compiled import code
 from .families import FAMILIES, OTHER, family_of
-from .forward import Forward, VideoCall
+from .forward import Forward
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
 from .overrides import is_sparse, override_name
-from .run import Run, summary
+from .run import Run, summary, warnings
 from .settings import Settings
 
 KEY = "sparse_videogen"
+KEPT_REPORTS = 16
 OVERRIDE = "optimized_attention_override"
 
 
@@ -70,7 +71,7 @@ def patch_model(model, settings: Settings):
             log.warning("%s %s: memory not estimated", PREFIX, settings.method, exc_info=error)
         if extra is None:
             return executor(patcher, noise_shape, conds, *args, **kwargs)
-        run = _run_of(kwargs.get("model_options"))
+        run = _run_of(kwargs.get("model_options", *args[:1]))
         if run is not None:
             run.extra_bytes = extra
         return tell_host(executor, extra, patcher, noise_shape, conds, *args, **kwargs)
@@ -88,15 +89,8 @@ def patch_model(model, settings: Settings):
     for kind, wrapper in wrappers.items():
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
-    model.set_attachments(KEY, Reports())
+    model.set_attachments(KEY, {})  # reports, for all clones
     return model
-
-
-class Reports:
-    """Reports of a patched model's last runs, for all of its clones, by the node that sampled."""
-
-    def __init__(self):
-        self.by_sampler: dict[str | None, dict] = {}
 
 
 def reports_of(model) -> dict[str | None, dict]:
@@ -104,8 +98,7 @@ def reports_of(model) -> dict[str | None, dict]:
 
     Each as `Run.report` has it; None is a sampler that no node of a prompt ran.
     """
-    attached = model.attachments.get(KEY)
-    return {} if attached is None else attached.by_sampler
+    return model.attachments.get(KEY, {})
 
 
 def make_override(previous, dense_attention: str = "previous"):
@@ -125,11 +118,17 @@ def make_override(previous, dense_attention: str = "previous"):
             return func(*args, **kwargs) if dense_attention == "host" else others()
 
         forward = (kwargs.get("transformer_options") or {}).get(KEY)
+        if isinstance(forward, Run):  # its description failed: whose attention this is cannot be told
+            return dense()
         if not isinstance(forward, Forward) or forward.inside:
             return others()
         forward.inside = True
         try:
-            call = _video_call(forward, *args, **kwargs)
+            call = forward.video_call(*args, **kwargs)
+        except Exception as error:  # say at an argument that no host was seen to pass
+            forward.run.count_dense(forward.run.fail(error))
+            return dense()
+        else:
             return others() if call is None else attend(forward.run, call, dense)
         finally:
             forward.inside = False
@@ -137,15 +136,6 @@ def make_override(previous, dense_attention: str = "previous"):
     override.previous = previous
     override.owner = KEY
     return override
-
-
-def _video_call(forward: Forward, *args, **kwargs) -> VideoCall | None:
-    """As `forward.video_call`; None after an error, say at an argument that no host was seen to pass."""
-    try:
-        return forward.video_call(*args, **kwargs)
-    except Exception as error:
-        forward.run.count_dense(forward.run.fail(error))
-        return None
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):
@@ -163,9 +153,18 @@ def _sample(executor, settings: Settings, *args, **kwargs):
         options.pop(KEY, None)
         report = run.close()
         log.info("%s %s", PREFIX, summary(report))
-        reports = guider.model_patcher.attachments.get(KEY)
-        if reports is not None:  # None where another node made the model anew, from its parts
-            reports.by_sampler[host.executing_node()] = report
+        for line in warnings(report):
+            log.warning("%s %s: %s", PREFIX, settings.method, line)
+        _keep(report, reports_of(guider.model_patcher))  # lost where another node made the model anew, from its parts
+
+
+def _keep(report: dict, reports: dict[str | None, dict]) -> None:
+    """Puts a report last among those of the model, and drops the first where there are many, as from a loop."""
+    sampler = host.executing_node()
+    reports.pop(sampler, None)
+    reports[sampler] = report
+    if len(reports) > KEPT_REPORTS:
+        del reports[next(iter(reports))]
 
 
 def _run_of(model_options: dict | None) -> Run | None:
@@ -177,7 +176,9 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
     """CALC_COND_BATCH: the host batches the conditionings that it has memory for, with ours counted."""
     run = _run_of(model_options)
     if run is not None and run.extra_bytes is not None:
-        held = run.on(x_in.device).state.device_bytes
+        # Batches that change in mid-run would begin with a state of their own: what is held has left the free memory,
+        # and the host asks for 1.5 of the estimate.
+        held = int(run.on(x_in.device).state.device_bytes / 1.5)
         model = WithRunBytes(model, lambda batch: run.extra_bytes(batch, held))
     return executor(model, conds, x_in, timestep, model_options)
 
@@ -190,9 +191,12 @@ def _apply_model(executor, *args, **kwargs):
         return executor(*args, **kwargs)
     run.training |= torch.is_grad_enabled()
     run.sightings.forget()
-    with code.in_use():
-        out = executor(*args, **kwargs)
-        reason = None if run.failure else run.sightings.look(executor.class_obj, options, host.is_compiled(options))
+    try:
+        with code.in_use():
+            out = executor(*args, **kwargs)
+            reason = None if run.failure else run.sightings.look(executor.class_obj, options, host.is_compiled(options))
+    finally:
+        run.sightings.forget()  # else the pass's tensors would live as long as the run
     if reason is not None:
         run.count_dense(reason)
     return out
@@ -226,16 +230,15 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     if not _is_ours(override):
         run.say_once("another node replaced or removed the attention override; put back in front of what is there")
         override = make_override(override, run.settings.dense_attention)
+    _note_previous(run, override.previous)
     try:
         forward = Forward(run, family, executor.class_obj, arguments)
+        run.sightings.put(forward)
+        if forward.grid is None:
+            run.count_dense(f"layout: this model's input x is {_what(arguments.get('x'))}, not a video [B, C, T, H, W]")
     except Exception as error:  # a render is never lost to an argument that no host was seen to pass
-        run.fail(error)
-        return args, kwargs
-    run.sightings.put(forward)
-    if forward.grid is None:
-        run.count_dense(f"layout: this model's input x is {_what(arguments.get('x'))}, no video [B, C, T, H, W]")
-    else:
-        _note_previous(run, override.previous)
+        run.count_dense(run.fail(error))
+        forward = run
     ours = {**options, OVERRIDE: override, KEY: forward}
     args = tuple(ours if arg is options else arg for arg in args)
     kwargs = {name: ours if value is options else value for name, value in kwargs.items()}

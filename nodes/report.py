@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import is_link
@@ -41,8 +41,8 @@ class SVGReport(io.ComfyNode):
             node_id="SVGReport",
             display_name="Sparse VideoGen Report",
             category="model/patch/report",
-            description="What the last sampling run with a Sparse VideoGen model did: density and measured error by layer and "
-            "step, head types, time in attention, and why calls stayed dense.",
+            description="What the sampling run that made these samples did with a Sparse VideoGen model: density and measured "
+            "error by layer and step, head types, time in attention, and why calls stayed dense.",
             is_output_node=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
@@ -69,30 +69,35 @@ class SVGReport(io.ComfyNode):
 def report_of(reports: dict[str | None, dict], prompt, node: str | None) -> dict | None:
     """The report of the sampler nearest before the report node's `samples` link, by the links of the prompt.
 
-    A sampler that is in no prompt at hand, since the host took its result from a cached copy of its node, is found if it
-    is the only one.
+    The sampler must come after the node that patched its model, as the prompt has them now. One that is in no prompt at
+    hand, since the host took its result from a cached copy of its node, is found if it is the only one.
 
     Args:
-        reports: by the sampler's node.
+        reports: by the sampler's node, the latest last.
         prompt: the host's DynamicPrompt.
         node: the report node's own id.
     """
-    nodes, seen = deque(_links(prompt, node, ("samples",))), set()
-    while nodes:
-        nearest = nodes.popleft()
-        if nearest in reports:
-            return reports[nearest]
-        if nearest not in seen:
-            seen.add(nearest)
-            nodes.extend(_links(prompt, nearest))
-    known = set(reports) & set(prompt.all_node_ids())
+    for nearest in _upstream(prompt, prompt.get_node(node)["inputs"]["samples"][0]):
+        for sampler in reversed(reports):
+            if _within(sampler, nearest) and any(_within(reports[sampler]["node"], one) for one in _upstream(prompt, nearest)):
+                return reports[sampler]
+    known = any(_within(sampler, one) for sampler in reports for one in prompt.all_node_ids())
     return next(iter(reports.values())) if len(reports) == 1 and not known else None
 
 
-def _links(prompt, node: str, names: Iterable[str] | None = None) -> list[str]:
-    """The nodes that a node's inputs come from."""
-    inputs = prompt.get_node(node)["inputs"]
-    return [value[0] for name, value in inputs.items() if is_link(value) and (names is None or name in names)]
+def _upstream(prompt, node: str) -> Iterator[str]:
+    """A node and all that its inputs come from, nearest first."""
+    nodes, seen = deque([node]), {node}
+    while nodes:
+        yield nodes[0]
+        before = [value[0] for value in prompt.get_node(nodes.popleft())["inputs"].values() if is_link(value)]
+        nodes.extend(dict.fromkeys(one for one in before if one not in seen))
+        seen.update(before)
+
+
+def _within(inner: str | None, node: str) -> bool:
+    """Whether `inner` is the node, or one of those that it was expanded to: the host's GraphBuilder names these so."""
+    return inner is not None and (inner == node or inner.startswith(f"{node}."))
 
 
 def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tensor:

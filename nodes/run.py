@@ -202,7 +202,6 @@ def summary(report: dict) -> str:
         parts.append(f"{report['dense_heads']:.1%} of heads above max_error and dense")
     if report["dense_reasons"]:
         parts.append("dense: " + ", ".join(f"{n} {label}" for label, n in report["dense_reasons"].items()))
-    parts += warnings(report)
     if report["kernel_failures"]:
         parts.append("torch in place of Triton: " + ", ".join(report["kernel_failures"]))
     return ", ".join(parts)
@@ -210,17 +209,19 @@ def summary(report: dict) -> str:
 
 def warnings(report: dict) -> list[str]:
     """What of a run is not as it should be, beside kernels that failed."""
+    brought, broken = report["not_finite_calls"] - report["broken_calls"], report["broken_calls"]
     lines = []
-    if report["not_finite_calls"] > report["broken_calls"]:
-        calls = report["not_finite_calls"] - report["broken_calls"]
-        lines.append(f"NaN or infinity in {calls} sparse calls, and in dense attention there: the model's q, k or v brought it")
-    if report["broken_calls"]:
-        lines.append(
-            f"NaN or infinity in {report['broken_calls']} sparse calls where dense attention has none: please report this fault"
-        )
+    if brought:
+        lines.append(f"NaN or infinity in {_calls(brought)}, in dense attention too: the model's q, k or v brought it")
+    if broken:
+        lines.append(f"NaN or infinity in {_calls(broken)} where dense attention has none: please report this fault")
     if report["inexact_dense"] and report["dense_reasons"]:
         lines.append(
-            f"the dense calls may not be exact: {report['inexact_dense']} takes them, and is sparse itself; remove that "
-            "node, or set dense_attention to host"
+            f"the dense calls may not be exact: {report['inexact_dense']} takes them, and seems to be sparse itself; "
+            "remove that node, or set dense_attention to host"
         )
     return lines
+
+
+def _calls(number: int) -> str:
+    return f"{number} sparse call{'' if number == 1 else 's'}"

@@ -7,15 +7,15 @@ import threading
 from torch import nn
 
 from .compiled import code
-from .families import attention_shape
+from .families import layers
 
-STALE = "unseen: torch.compile had compiled this model without the node; it is compiled anew"
+STALE = "unseen: torch.compile had compiled this model without the node; it is being compiled again"
 IN_PARTS = (
     "unseen: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
     "has no sparse form here"
 )
 UNSEEN = (
-    "unseen: this model's self-attention does not come past the node; this ComfyUI does not hand its options down to it "
+    "unseen: this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
     "(update ComfyUI), or another node replaced it"
 )
 
@@ -51,12 +51,16 @@ class Sightings:
             return None if forward is not None and forward.calls else self._reasons[model]
         if _is_seen(forward, compiled and not options.get("patches_replace")):  # which may leave layers out
             self._reasons[model] = None
-        elif compiled and model not in self._compiled_anew:
+        elif "ar_state" in options:
+            self._reasons[model] = IN_PARTS
+        elif compiled and model not in code.in_vain and model not in self._compiled_anew:
             self._compiled_anew.add(model)
             code.throw_away(model)
             return STALE
         else:
-            self._reasons[model] = IN_PARTS if "ar_state" in options else UNSEEN
+            if model in self._compiled_anew:
+                code.in_vain.add(model)
+            self._reasons[model] = UNSEEN
         return self._reasons[model]
 
 
@@ -64,5 +68,5 @@ def _is_seen(forward, whole: bool) -> bool:
     """Whether the video's attention came by: any of it, or in `whole` of each layer; a pass without a video has none."""
     if forward is None:
         return False
-    shape = attention_shape(forward.family, forward.diffusion_model) if whole else None
-    return forward.grid is None or forward.calls >= (1 if shape is None else shape.layers)
+    wanted = max(1, layers(forward.family, forward.diffusion_model)) if whole else 1
+    return forward.grid is None or forward.calls >= wanted

@@ -42,12 +42,11 @@ class SparseState:
         self._values.pop(key, None)
         self._bytes.pop(key, None)
         self._host.pop(key)
-        if self._host.serves(value):
-            size = tensor_bytes(value)
-            if self.budget_bytes is not None and self.device_bytes + size > self.budget_bytes:
-                self._host.put(key, value)
-                return
-            self._bytes[key] = size
+        size = tensor_bytes(value)
+        if self.budget_bytes is not None and self.device_bytes + size > self.budget_bytes and self._host.serves(value):
+            self._host.put(key, value)
+            return
+        self._bytes[key] = size
         self._values[key] = value
 
     def once(self, key: Hashable, make: Callable[[], object]):
@@ -58,7 +57,7 @@ class SparseState:
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of GPU memory that the values put take."""
+        """Bytes that the values put take on their device."""
         return sum(self._bytes.values())
 
     def clear(self) -> None:

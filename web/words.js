@@ -69,11 +69,11 @@ function reportNotes(/** @type {Report} */ report) {
   const brought = not_finite_calls - broken;
   const failed = Object.keys(report.kernel_failures);
   const warnings = [
-    brought && `NaN or infinity in ${counted(brought, "call")}, in dense attention too: the model's q, k or v brought it`,
-    broken && `NaN or infinity in ${counted(broken, "call")} where dense attention has none: please report this fault`,
+    brought && `NaN or infinity in ${counted(brought, "sparse call")}, in dense attention too: the model's q, k or v brought it`,
+    broken && `NaN or infinity in ${counted(broken, "sparse call")} where dense attention has none: please report this fault`,
     inexact_dense &&
       notes.length &&
-      `The dense calls may not be exact: ${inexact_dense} takes them, and is sparse itself; remove that node, or set dense_attention to host`,
+      `The dense calls may not be exact: ${inexact_dense} takes them, and seems to be sparse itself; remove that node, or set dense_attention to host`,
     failed.length && `torch in place of Triton: ${failed.join(", ")}`,
   ];
   return [...warnings.filter(Boolean).map((text) => ({ text: String(text), warning: true })), ...notes];

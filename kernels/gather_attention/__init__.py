@@ -105,8 +105,8 @@ def computed_blocks(q: Tensor, backend: str) -> tuple[int, int]:
 def _config(head_dim: int, device: torch.device, dtype: torch.dtype):
     try:
         return tile_config("gather_attention", head_dim, device, dtype)
-    except NoTileConfig:  # torch does the work, with tiles of any height
-        return tile_config("gather_attention", head_dim, device)
+    except NoTileConfig:  # torch does the work, with tiles as on a CPU
+        return tile_config("gather_attention", head_dim, torch.device("cpu"))
 
 
 def gather_attention(

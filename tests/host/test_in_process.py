@@ -34,6 +34,29 @@ fault("plan raises", attention, "plans", raises(IndexError("a bad plan")), metho
 fault("warm-up raises", attend_module, "warm_up", raises(RuntimeError("in warm-up")), start_percent=0.5)
 fault("out of memory", attention, "gather_attention", raises(torch.cuda.OutOfMemoryError("tried to allocate 9 GiB")))
 
+import sparse_videogen.nodes.memory as memory_module
+import sparse_videogen.nodes.patch as patch_module
+expected = sample(patch(model, "SVG2"))
+said.clear()
+with replaced.object(memory_module, "tile_rows", raises(RuntimeError("no tiles"))):
+    out = sample(patch(model, "SVG2"))
+tell("memory not told", same=bool(torch.equal(out, expected)))
+
+def with_another(dense_attention):
+    # A model with another pack's override, and the self-attention calls that reach it.
+    reached, model_ = [], model.clone()
+    def another(func, q, k, v, *args, **kwargs):
+        reached.extend([1] * (q.shape == k.shape))
+        return func(q, k, v, *args, **kwargs)
+    model_.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = another
+    return reached, patch(model_, "SVG2", dense_attention=dense_attention)
+for name, attribute in {"a forward": "__init__", "a call": "video_call"}.items():
+    for dense_attention in ("previous", "host"):
+        reached, patched = with_another(dense_attention)
+        with replaced.object(patch_module.Forward, attribute, raises(TypeError("not as known"))):
+            out = sample(patched)
+        tell(f"{name}, {dense_attention}", same=bool(torch.equal(out, plain)), reached=len(reached))
+
 calls, gather = [], attention.gather_attention
 def memory_for_one_head(q, *args, **kwargs):
     calls.append(q.shape[1])
@@ -138,13 +161,13 @@ class OnTwo:
     def __getattr__(self, name):
         return getattr(model, name)
 one, two = (run_bytes(Settings(CONFIGS["SVG2"], **options), family, each, SIZE, conds) for each in (model, OnTwo()))
-tell("two devices", branches=[one.branches, two.branches], bytes=[one(1), two(1)])
+tell("two devices", branches=[len(one.calls), len(two.calls)], bytes=[one(1), two(1)])
 
 import time
 from sparse_videogen.nodes.memory import tell_host
 told_extra, failed = [], []
 def load_slowly(patcher):
-    told_extra.append(patcher.model.memory_required([1, 16, 5, 16, 24]))
+    told_extra.append(patcher.model.memory_required(input_shape=[1, 16, 5, 16, 24]))
     time.sleep(0.05)  # the other threads have come by then
 def tell_one():
     try:
@@ -172,6 +195,26 @@ tell("no time", lines=time_lines(report), drawn=list(draw_report(report).shape))
 """
 
 
+LIFETIMES = """
+import gc, weakref
+from sparse_videogen.nodes.forward import Forward
+from sparse_videogen.nodes.run import Run
+gc.collect()
+gc.disable()
+model = load()
+for method in CONFIGS:
+    patched = patch(model, method)
+    sample(patched)
+    tell(method, alive=[type(x).__name__ for x in gc.get_objects() if isinstance(x, (Forward, Run))])
+"""
+
+
+def test_nothing_of_a_run_outlives_it(host, tmp_path):
+    """Without waiting for the garbage collector: its tensors are on the GPU."""
+    told = run_in_host(host.path, LIFETIMES, tmp_path)
+    assert told["SVG"]["alive"] == told["SVG2"]["alive"] == []
+
+
 @pytest.fixture(scope="module")
 def faults(host, tmp_path_factory):
     return run_in_host(host.path, FAULTS, tmp_path_factory.mktemp("faults"))
@@ -193,6 +236,20 @@ def test_an_error_ends_in_the_dense_render(faults, name, line, counted):
     assert counted in told["said"][-1]
 
 
+def test_memory_that_cannot_be_estimated_costs_no_render(faults):
+    told = faults["memory not told"]
+    assert told["same"] and sum("memory not estimated" in said for said in told["said"]) == 1
+
+
+@pytest.mark.parametrize("what", ["a forward", "a call"])
+def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, what):
+    for dense_attention, reached in (("previous", 12), ("host", 0)):
+        told = faults[f"{what}, {dense_attention}"]
+        assert told["same"] and told["reached"] == reached
+        assert sum("SVG2 failed; the rest of this run is dense" in said for said in told["said"]) == 1
+        assert "sparse 0/" in told["said"][-1] and " error" in told["said"][-1]
+
+
 def test_out_of_memory_goes_on_with_fewer_heads(faults):
     told = faults["memory for one head"]
     assert told["difference"] == 0 and told["failed"] >= 1 and told["calls"] > told["failed"]
@@ -211,7 +268,7 @@ def test_nan_in_the_model_ends_in_a_finished_render(faults, method):
     told = faults[f"NaN in q, {method}"]
     assert told["shape"] == [1, 16, 5, 16, 24]
     (line,) = (said for said in told["said"] if "NaN or infinity" in said)
-    assert "and in dense attention there: the model's q, k or v brought it" in line and "fault" not in line
+    assert "in dense attention too: the model's q, k or v brought it" in line and "fault" not in line
     assert faults["NaN gone"]["plain"]
 
 
@@ -320,15 +377,15 @@ def test_an_unknown_model_passes_unchanged(host, tmp_path):
 def test_a_forward_unlike_any_known_goes_on(host, tmp_path):
     told = run_in_host(host.path, NO_VIDEO, tmp_path)["unlike"]
     assert told["out"] == [1.0, 1.0]
-    assert told["said"][-1].endswith("stays dense, layout: this model's input x is missing, no video [B, C, T, H, W]")
+    assert told["said"][-1].endswith("stays dense, layout: this model's input x is missing, not a video [B, C, T, H, W]")
     assert told["reasons"] == {"layout": 1}
 
 
 def test_a_model_whose_input_is_a_list_stays_dense_for_one_clear_reason(host, tmp_path):
     told = run_in_host(host.path, NO_VIDEO, tmp_path)["packed"]
     assert told["out"] == 1 and told["reasons"] == {"layout": 2}
-    assert [line.split("SVG: ")[1] for line in told["said"]] == [
-        "stays dense, layout: this model's input x is a list, no video [B, C, T, H, W]"
+    assert [line.split("SVG: ")[1] for line in told["said"] if "stays dense" in line or "failed" in line] == [
+        "stays dense, layout: this model's input x is a list, not a video [B, C, T, H, W]"
     ]
 
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from comfy_host import PromptError, latent
+from in_process import run_in_host
 from PIL import Image
 from real_host import DEFAULTS, Host, reports
 
@@ -127,6 +128,34 @@ def test_a_report_that_comes_after_its_sampler_was_cached(host, tmp_path):
         # Whose is whose cannot be told there, so neither is shown.
         assert not reports(result)
         assert [result.outputs[name]["report"] for name in ("report", "report_other")] == [["null"], ["null"]]
+
+
+EXPANDED = """
+from comfy_execution.graph import DynamicPrompt
+from sparse_videogen.nodes.report import report_of
+
+def graph(**nodes):
+    # By node: the nodes that its inputs come from.
+    inputs = {node: {name: [source, 0] for name, source in links.items()} for node, links in nodes.items()}
+    return DynamicPrompt({node: {"inputs": links} for node, links in inputs.items()})
+
+report = {"samples": "later", "model": "svg"}
+chain = {"model": {}, "svg": {"model": "model"}, "later": {"samples": "sampler"}, "report": report}
+runs = {"sampler.0.0.1": {"node": "svg", "steps": 1}, "sampler.0.0.2": {"node": "svg", "steps": 2}}
+prompts = {
+    "expanded": (runs, graph(**chain, sampler={"model": "svg"})),
+    "alike": ({"sampler2": {"node": "svg"}}, graph(**chain, sampler={"model": "svg"}, sampler2={})),
+    "rewired": ({"sampler": {"node": "svg"}}, graph(**chain, sampler={"model": "model"})),
+    "a copy": ({"7": {"node": "6", "steps": 7}}, graph(**chain, sampler={"model": "svg"})),
+}
+tell("found", **{name: report_of(reports, prompt, "report") for name, (reports, prompt) in prompts.items()})
+"""
+
+
+def test_a_report_is_found_in_an_expanded_node_and_not_where_the_graph_says_otherwise(host, tmp_path):
+    found = run_in_host(host.path, EXPANDED, tmp_path)["found"]
+    assert found["expanded"]["steps"] == 2 and found["a copy"]["steps"] == 7
+    assert found["alike"] is None and found["rewired"] is None
 
 
 def test_samples_of_another_model_have_no_report(host):

@@ -128,13 +128,13 @@ def test_an_unknown_model_stays_dense_where_its_text_is_as_long_as_the_video():
 def test_attention_frame_by_frame_stays_dense_and_is_seen():
     forward = make_forward()
     call = make_call(forward, tokens=20, keys=80)
-    assert call.reason.startswith("layout: 20 queries of 80 keys") and forward.calls == 1
+    assert call.reason.startswith("layout: 20 queries over 80 keys") and forward.calls == 1
 
 
 def test_training_stays_dense():
     forward = make_forward()
     forward.run.training = True
-    assert make_call(forward).reason == "training: gradients are on, and sparse attention has none"
+    assert make_call(forward).reason == "training: gradients are enabled, and sparse attention cannot compute them"
 
 
 @pytest.mark.parametrize("x", [[torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])

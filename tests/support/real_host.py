@@ -22,6 +22,7 @@ DEFAULTS = {
         "backend": "auto",
         "verbose": False,
         "preset": "Custom",
+        "dense_attention": "previous",
     },
     "SVG2Attention": {
         "top_p": 0.6,
@@ -40,6 +41,7 @@ DEFAULTS = {
         "backend": "auto",
         "verbose": False,
         "preset": "Custom",
+        "dense_attention": "previous",
     },
 }
 HELPERS = (ROOT / "demo" / "helper_nodes", ROOT / "tests" / "support" / "host_nodes")
