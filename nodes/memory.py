@@ -62,7 +62,7 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
         return None
     videos, device = noise_shape[0], patcher.load_device
     devices = 1 + len(host.other_devices(patcher))
-    branches = -(-sum(len(conditionings) for conditionings in conds.values()) // devices)
+    branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
     size = {"heads": shape.heads, "head_dim": shape.head_dim}
     state = shape.layers * branches * state_bytes(settings.config, layout, batch=videos, **size)

@@ -139,10 +139,10 @@ def time_lines(report: dict) -> list[str]:
 
 
 def dense_lines(report: dict) -> list[str]:
-    """A line a reason, and what else one should know."""
-    lines = [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
+    """What is not as it should be, first since what does not fit is cut off; a line a reason; what else one should know."""
+    lines = warnings(report)
+    lines += [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
     if report["dense_heads"]:
         lines.append(f"{report['dense_heads']:.1%} of heads were above max_error and computed in full")
-    lines += warnings(report)
     lines += [f"torch in place of the Triton kernel {op}: {message}" for op, message in report["kernel_failures"].items()]
     return lines or ["none"]

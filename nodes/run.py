@@ -217,8 +217,8 @@ def warnings(report: dict) -> list[str]:
         lines.append(f"NaN or infinity in {_calls(broken)} where dense attention has none: please report this fault")
     if report["inexact_dense"] and report["dense_reasons"]:
         lines.append(
-            f"the dense calls may not be exact: {report['inexact_dense']} takes them, and seems to be sparse itself; "
-            "remove that node, or set dense_attention to host"
+            f"the dense calls may not be exact: {report['inexact_dense']} takes them and seems to be sparse; remove that node "
+            "or set dense_attention to host"
         )
     return lines
 

@@ -32,7 +32,7 @@ class Sightings:
         self._here = threading.local()
 
     def forget(self) -> None:
-        """Before a pass of this thread."""
+        """Before a pass of this thread, and after it."""
         self._here.forward = None
 
     def put(self, forward) -> None:

@@ -73,7 +73,7 @@ function reportNotes(/** @type {Report} */ report) {
     broken && `NaN or infinity in ${counted(broken, "sparse call")} where dense attention has none: please report this fault`,
     inexact_dense &&
       notes.length &&
-      `The dense calls may not be exact: ${inexact_dense} takes them, and seems to be sparse itself; remove that node, or set dense_attention to host`,
+      `The dense calls may not be exact: ${inexact_dense} takes them and seems to be sparse; remove that node or set dense_attention to host`,
     failed.length && `torch in place of Triton: ${failed.join(", ")}`,
   ];
   return [...warnings.filter(Boolean).map((text) => ({ text: String(text), warning: true })), ...notes];

@@ -161,7 +161,8 @@ class OnTwo:
     def __getattr__(self, name):
         return getattr(model, name)
 one, two = (run_bytes(Settings(CONFIGS["SVG2"], **options), family, each, SIZE, conds) for each in (model, OnTwo()))
-tell("two devices", branches=[len(one.calls), len(two.calls)], bytes=[one(1), two(1)])
+none = run_bytes(Settings(CONFIGS["SVG2"], **options), family, model, SIZE, {"positive": []})
+tell("two devices", branches=[len(one.calls), len(two.calls)], bytes=[one(1), two(1)], none=none(1) == two(1))
 
 import time
 from sparse_videogen.nodes.memory import tell_host
@@ -301,6 +302,7 @@ def test_the_host_batches_no_more_conditionings_than_a_run_has_memory_for(faults
 def test_conditionings_count_for_the_device_that_computes_them(faults):
     told = faults["two devices"]
     assert told["branches"] == [2, 1] and told["bytes"][0] > told["bytes"][1] > 1e5
+    assert told["none"]  # a guider without conditionings is asked as one with one
 
 
 def test_threads_that_load_one_model_each_tell_their_own_memory(faults):

@@ -118,7 +118,7 @@ def test_what_went_wrong_is_said(comfy, node):
     said = lines(comfy, node)
     assert "NaN or infinity in 1 sparse call, in dense attention too: the model's q, k or v brought it" in said
     assert "NaN or infinity in 2 sparse calls where dense attention has none: please report this fault" in said
-    sparse = "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them, and seems to be sparse itself"
+    sparse = "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them and seems to be sparse"
     assert any(line.startswith(sparse) for line in said)
     assert "torch in place of Triton: assign (9.0, bfloat16), select (9.0, float32)" in said
 
