@@ -1,6 +1,9 @@
-"""Does every kernel compile for every GPU that is supported, without spills, within its shared memory, on its matrix units?
+"""Does every kernel compile for every GPU that is supported: no spills, within shared memory, on the matrix units, prefetching?
 
-Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok.
+Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok. On NVIDIA's GPUs
+a kernel in 16 bit must have a tile on its way while it computes another (`prefetch` at least 1), and none of its matrix
+instructions may wait for the one before (`serialised`). One exception: the assembler in Triton 3.3 (ptxas 12.4)
+serialises every wgmma of sm_90 that it meets in a loop, whatever the source; newer ones do not.
 """
 
 from __future__ import annotations
@@ -10,16 +13,19 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import machine_code
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 KIB = 1024
+SERIALISES = "3.3."  # Triton whose assembler serialises wgmma
 ELEMENT = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
 
 
@@ -62,7 +68,8 @@ class Case:
         op, kernel: folder under kernels/ and function in its triton_kernel.py.
         pointers: argument name -> element type; "x" is the variant's dtype.
         floats: arguments that are floating point numbers; all others are integers.
-        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own.
+        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own; or a function
+            of the config that gives them.
         matrix: the kernel lives on matrix instructions, and has a config in the table.
         num_warps: of a kernel without one.
     """
@@ -71,7 +78,7 @@ class Case:
     kernel: str
     pointers: dict[str, str]
     floats: tuple[str, ...] = ()
-    variants: tuple[dict, ...] = ({},)
+    variants: tuple[dict, ...] | Callable[..., list[dict]] = ({},)
     matrix: bool = True
     num_warps: int = 4
     head_dims: tuple[int, ...] = (64, 128)
@@ -83,6 +90,13 @@ def pointers(**by_type: str) -> dict[str, str]:
     return {f"{name}_ptr": element for element, names in by_type.items() for name in names.split()}
 
 
+def attention_passes(config) -> list[dict]:
+    """Every launch that gather_attention makes with this config, over all its options."""
+    passes = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel").passes
+    made = [passes(order, config.tail_apart, lse) for order, lse in ((0, False), (1, False), (2, False), (2, True))]
+    return list({str(one): one for launches in made for one in launches}.values())
+
+
 NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
 CASES = (
     Case(
@@ -91,13 +105,20 @@ CASES = (
         pointers(
             x="q k v out k_mean k_variance v_mean",
             i32="set_of_head query_index key_index key_count",
-            fp32="lse log2_size",
+            fp32="lse log_size",
             u8="kept",
         ),
         floats=("qk_scale", "second_order_scale", "second_order_cap"),
-        variants=tuple({"TAIL": tail, "WITH_LSE": lse} for tail, lse in ((0, False), (1, False), (2, False), (2, True))),
+        variants=attention_passes,
     ),
-    Case("assign", "_assign_kernel", pointers(x="x centroids", fp32="half_norm", i32="labels")),
+    Case("assign", "_assign_kernel", pointers(x="x padded", fp32="half_norm", i32="labels")),
+    Case(
+        "assign",
+        "_pad_centroids_kernel",
+        pointers(x="padded", fp32="centroids half_norm"),
+        variants=({"BLOCK_N": 32}, {"BLOCK_N": 64}),
+        matrix=False,
+    ),
     Case(
         "centroids",
         "_centroids_kernel",
@@ -114,7 +135,14 @@ CASES = (
     ),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
     Case("select", "_select_kernel", pointers(fp32="mass", u8="kept"), floats=("top_p",), **NO_HEADS),
-    Case("pack", "_pack_lists_kernel", pointers(i32="order start length ends index"), num_warps=1, **NO_HEADS),
+    Case(
+        "pack",
+        "_pack_lists_kernel",
+        pointers(i32="order start length index count", u8="kept"),
+        variants=({"HAS_KEPT": False}, {"HAS_KEPT": True}),
+        num_warps=1,
+        **NO_HEADS,
+    ),
 )
 
 
@@ -136,17 +164,16 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     described = "-"
     if case.matrix:
         config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
-        launch = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
-        constants |= {"TAIL_BLOCK_N": config.tail_block_n, "SPREAD_D": config.spread_d}
-        described = f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}"
+        launch = config.launch
+        constants |= config.constexprs
+        described = str(config)
     constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
         "kernel": case.kernel.strip("_").removesuffix("_kernel"),
         "target": target.arch,
         "dtype": dtype,
         "head_dim": head_dim,
-        "variant": " ".join(f"{name}={value}" for name, value in variant.items()),
+        "variant": " ".join(name if on is True else f"{name}={on}" for name, on in variant.items() if on is not False),
         "config": described,
     }
     source = triton.compiler.ASTSource(
@@ -162,10 +189,13 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     except Exception as error:  # a compiler's failure is what this script is here to report
         return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     row |= _resources(compiled, target)
+    row |= _loops(compiled, target) if target.backend == "cuda" and case.matrix else {}
     row["ok"] = (
         row["spill_bytes"] == 0
         and row["shared_bytes"] <= target.shared_limit
         and (not case.matrix or dtype == "fp32" or row["matrix_op"] in target.matrix_ops)
+        and (dtype == "fp32" or row.get("prefetch", 1) >= 1)
+        and (not row.get("serialised") or triton.__version__.startswith(SERIALISES))
     )
     return row
 
@@ -183,7 +213,8 @@ def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
 
 def _resources(compiled, target: Target) -> dict:
     assembly = compiled.asm["ptx"] if target.backend == "cuda" else compiled.asm["amdgcn"]
-    registers, spill_bytes = _nvidia_usage(compiled.asm["cubin"]) if target.backend == "cuda" else _amd_usage(assembly)
+    read = machine_code.resources if target.backend == "cuda" else _amd_usage
+    registers, spill_bytes = read(compiled.asm["cubin"] if target.backend == "cuda" else assembly)
     matrix_op = next((name for name, pattern in MATRIX_OPS.items() if re.search(pattern, assembly)), "none")
     return {
         "registers": registers,
@@ -191,6 +222,16 @@ def _resources(compiled, target: Target) -> dict:
         "shared_bytes": compiled.metadata.shared,
         "shared_limit": target.shared_limit,
         "matrix_op": matrix_op,
+    }
+
+
+def _loops(compiled, target: Target) -> dict:
+    """What `machine_code` reads: prefetch depth, whether wgmma is serialised, and the loops' instructions."""
+    ptx = compiled.asm["ptx"]
+    return {
+        "prefetch": machine_code.prefetch(ptx) or 0,
+        "serialised": "wgmma" in target.matrix_ops and machine_code.serialised(ptx, f"sm_{target.triton_arch}a"),
+        "loops": [vars(turn) for turn in machine_code.turns(compiled.asm["cubin"])],
     }
 
 
@@ -202,18 +243,6 @@ def _stand_in_for_linker() -> None:
     script.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nwhile [ "$1" != -o ]; do shift; done\n: > "$2"\n')
     script.chmod(0o755)
     os.environ["TRITON_HIP_LLD_PATH"] = str(script)
-
-
-def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
-    import triton.backends.nvidia
-
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    return int(found[1]), int(found[2]) + int(found[3])
 
 
 def _amd_usage(assembly: str) -> tuple[int, int]:
@@ -229,6 +258,10 @@ def _has_config(config_for, *key) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _variants(case: Case, config_for, *key) -> list[dict] | tuple[dict, ...]:
+    return case.variants(config_for(case.op, *key)) if callable(case.variants) else case.variants
 
 
 def main() -> None:
@@ -254,10 +287,11 @@ def main() -> None:
         for dtype in case.dtypes
         if not arguments.dtypes or dtype in arguments.dtypes
         if not case.matrix or _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
-        for variant in case.variants
+        for variant in _variants(case, table, head_dim, target.arch, dtype == "fp32")
     ]
-    columns = {"kernel": 18, "target": 9, "dtype": 6, "head_dim": 9, "variant": 24, "config": 16, "registers": 10}
-    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "ok": 6, "error": 0}
+    columns = {"kernel": 17, "target": 9, "dtype": 6, "head_dim": 9, "variant": 26, "config": 26, "registers": 10}
+    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "prefetch": 9, "serialised": 11}
+    columns |= {"ok": 6, "error": 0}
     print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
     rows = []
     with ProcessPoolExecutor(max_workers=2) as pool:
