@@ -117,7 +117,7 @@ def test_patterns_are_built_once_a_layout():
     layout, config, state = VideoLayout(4, 6, 6), SVGConfig(), SparseState()
     q, k, v = video_qkv(4, 6, 6, heads=2, head_dim=64)
     for _ in range(2):
-        list(plan(q, k, v, config, layout, state, "a", **OPTIONS))
+        plan(q, k, v, config, layout, state, "a", **OPTIONS)
     assert len(state) == 1
 
 

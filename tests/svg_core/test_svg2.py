@@ -157,7 +157,7 @@ def test_state_goes_on_where_the_last_call_ended():
     sparse_attention(q, k, v, config=config, layout=layout, state=state, key="a")
     assert state.get("a").iterations == 8
     sparse_attention(q, k, v, config=config, layout=layout, state=state, key="b")
-    assert state.get("b").iterations == 6 and len(state) == 2
+    assert state.get("b").iterations == 6 and len(state) == 3  # and the rows that are looked at
 
 
 def test_recluster_every_keeps_labels_and_refreshes_centroids():
