@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import machine_code
@@ -146,9 +147,13 @@ CASES = (
 )
 
 
-def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
-    """Compiles one kernel for one target; the row that is printed."""
-    case, target, head_dim, dtype, variant = job
+def row_of(job: tuple) -> dict:
+    """Compiles one kernel for one target; the row that is printed.
+
+    Args:
+        job: case, target, head_dim, dtype, tile config by its short name (or None), variant.
+    """
+    case, target, head_dim, dtype, config, variant = job
     import triton
     from load_pack import load_pack
     from triton.backends.compiler import GPUTarget
@@ -161,20 +166,19 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
     constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
     constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
-    described = "-"
-    if case.matrix:
-        config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
-        launch = config.launch
-        constants |= config.constexprs
-        described = str(config)
+    if config:
+        launch = configs.TileConfig.parse(config).launch
+        constants |= configs.TileConfig.parse(config).constexprs
     constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
+        "op": "compiled",
+        "triton": triton.__version__,
         "kernel": case.kernel.strip("_").removesuffix("_kernel"),
         "target": target.arch,
         "dtype": dtype,
         "head_dim": head_dim,
         "variant": " ".join(name if on is True else f"{name}={on}" for name, on in variant.items() if on is not False),
-        "config": described,
+        "config": config or "-",
     }
     source = triton.compiler.ASTSource(
         fn=kernel,
@@ -251,55 +255,53 @@ def _amd_usage(assembly: str) -> tuple[int, int]:
     return int(registers[1]), 4 * int(spilled[1])
 
 
-def _has_config(config_for, *key) -> bool:
-    """Whether the table has a config; where it says that none fits, torch does the work and there is nothing to compile."""
-    try:
-        config_for(*key)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _variants(case: Case, config_for, *key) -> list[dict] | tuple[dict, ...]:
-    return case.variants(config_for(case.op, *key)) if callable(case.variants) else case.variants
+def _jobs(arguments: argparse.Namespace):
+    """Yields what `row_of` takes, for all that was asked for and has a config, or needs none."""
+    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+    for case, target in product(CASES, TARGETS):
+        if arguments.kernels and case.op not in arguments.kernels or arguments.targets and target.arch not in arguments.targets:
+            continue
+        for head_dim, dtype in product(case.head_dims, case.dtypes):
+            if arguments.dtypes and dtype not in arguments.dtypes:
+                continue
+            names = arguments.configs if case.matrix else [None]
+            if not names:
+                try:
+                    names = [str(configs.config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
+                except configs.NoTileConfig:  # torch does the work there
+                    continue
+            for name in names:
+                variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants
+                yield from ((case, target, head_dim, dtype, name, variant) for variant in variants)
 
 
 def main() -> None:
     """Prints a row a kernel, target, dtype, head_dim and variant."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file to write all rows to")
+    parser.add_argument("--json", type=Path, help="file to write all rows to; one a line if it ends in .jsonl")
     parser.add_argument("--kernels", nargs="+", help="only these ops")
     parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
     parser.add_argument("--dtypes", nargs="+", help="only these element types")
+    parser.add_argument("--configs", nargs="+", help="tile configs to try in place of the table's, such as 128x32w8s5t32d128a")
     arguments = parser.parse_args()
     from load_pack import load_pack
 
     _stand_in_for_linker()
     load_pack()
-    table = importlib.import_module("sparse_videogen.kernels.tile_configs").config_for
-    jobs = [
-        (case, target, head_dim, dtype, variant)
-        for case in CASES
-        if not arguments.kernels or case.op in arguments.kernels
-        for target in TARGETS
-        if not arguments.targets or target.arch in arguments.targets
-        for head_dim in case.head_dims
-        for dtype in case.dtypes
-        if not arguments.dtypes or dtype in arguments.dtypes
-        if not case.matrix or _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
-        for variant in _variants(case, table, head_dim, target.arch, dtype == "fp32")
-    ]
+    jobs = list(_jobs(arguments))
     columns = {"kernel": 17, "target": 9, "dtype": 6, "head_dim": 9, "variant": 26, "config": 26, "registers": 10}
     columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "prefetch": 9, "serialised": 11}
     columns |= {"ok": 6, "error": 0}
     print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
     rows = []
     with ProcessPoolExecutor(max_workers=2) as pool:
-        for row in pool.map(rows_of, jobs):
+        for row in pool.map(row_of, jobs):
             rows.append(row)
             print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        lines = arguments.json.suffix == ".jsonl"
+        text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
+        arguments.json.write_text(text + "\n")
     failed = sum(not row["ok"] for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} ok")
     sys.exit(failed > 0)

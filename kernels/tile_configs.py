@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,19 @@ class TileConfig:
         """In short: "128x64w8s5t32d128" has 8 warps, 5 stages, a tail by 32 and 128; with "a" behind, it is apart."""
         tail = f"t{self.tail_block_n}d{self.spread_d}" + "a" * self.tail_apart if self.tail_block_n else ""
         return f"{self.block_m}x{self.block_n}w{self.num_warps}s{self.num_stages}{tail}"
+
+    @classmethod
+    def parse(cls, name: str) -> TileConfig:
+        """The config that is called so in short.
+
+        Raises:
+            ValueError: nothing is called so.
+        """
+        found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+)d(\d+)(a?))?", name)
+        if not found:
+            raise ValueError(f"tile config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d128a")
+        *numbers, apart = found.groups()
+        return cls(*(None if x is None else int(x) for x in numbers), tail_apart=bool(apart))
 
 
 def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TileConfig:

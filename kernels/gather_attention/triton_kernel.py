@@ -84,7 +84,7 @@ def _attend_tail(
         bias = tl.where(skipped, log2_size, float("-inf"))[None, :]
         if SECOND_ORDER:
             spread = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-            if SPREAD_D == HEAD_DIM:
+            if SPREAD_D >= HEAD_DIM:
                 variance = tl.load(k_variance_ptr + rows + offs_d[None, :])
                 spread = tl.dot(q_square, tl.trans(variance), input_precision=PRECISION)
             else:
