@@ -117,7 +117,6 @@ CASES = (
         "assign",
         "_pad_centroids_kernel",
         pointers(x="padded", fp32="centroids half_norm"),
-        variants=({"BLOCK_N": 32}, {"BLOCK_N": 64}),
         matrix=False,
     ),
     Case(
@@ -135,7 +134,7 @@ CASES = (
         variants=({"HAS_MASKS": False}, {"HAS_MASKS": True}),
     ),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
-    Case("select", "_select_kernel", pointers(fp32="mass", u8="kept"), floats=("top_p",), **NO_HEADS),
+    Case("select", "_select_kernel", pointers(fp32="mass", i32="size count", u8="kept"), floats=("top_p",), **NO_HEADS),
     Case(
         "pack",
         "_pack_lists_kernel",

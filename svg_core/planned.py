@@ -18,7 +18,7 @@ class Planned:
     Attributes:
         set_of_head: [B, H] int32 in [0, L).
         rows: [L, T] int32, query rows of each tile.
-        key_count: [L, T] int32, keys that it reads; known of the parts that were made.
+        key_count: [L, T] int32, keys that it reads.
         parts: (where, plan) until every head had its plan, each for q[where]; lists are made as they are asked for, and
             make room for the next ones where nobody holds them.
         kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.

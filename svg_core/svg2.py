@@ -76,12 +76,15 @@ def plan(
     """Plans the video's queries: all heads at once, but key lists of as many at a time as `workspace_bytes` allow."""
     clusters, memory = update_clusters(q, k, config, layout, state.get(key), final=True, backend=backend)
     query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
-    kept = choose(clusters, row_labels, config, sm_scale, backend)
+    kept, count = choose(clusters, row_labels, config, sm_scale, backend)
+    # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
+    count, order = count.sort(dim=-1, descending=True, stable=True)
+    kept, query_index = (x.gather(2, order.unsqueeze(-1).expand_as(x)) for x in (kept, query_index))
+    key_count = count + layout.text_keys * (count > 0)
+    rows = tile_rows(query_index)
     tail = None if config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, backend)
-    rows = tile_rows(row_labels)
     share = kept.float().mean(-1).sum(-1) / (rows > 0).sum(-1)
     sets = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
-    key_count = torch.empty_like(rows)
 
     order = torch.cat([text_keys(layout, q.device, state).expand(*kept.shape[:2], -1), clusters.keys.order], -1)
     order[..., layout.text_keys :] += layout.text_before
@@ -89,17 +92,16 @@ def plan(
 
     def part(b: int, heads: slice) -> Plan:
         reads = kept[b, heads]
-        key_index, count = pack_lists(
+        key_index, _ = pack_lists(
             order[b, heads],
             *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, size)),
             kept=reads,
             prefix=layout.text_keys,
             capacity=None if q.device.type == "cpu" else order.shape[2],
-            count=key_count[b, heads],
             backend=backend,
         )
         skipped = None if tail is None else Tail(*(None if x is None else x[b : b + 1, heads] for x in tail), reads)
-        return Plan(sets[:1, : len(key_index)], query_index[b, heads], key_index, count, skipped)
+        return Plan(sets[:1, : len(key_index)], query_index[b, heads], key_index, key_count[b, heads], skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
         step = max(1, workspace_bytes // list_bytes(config, layout, block_m))
@@ -166,13 +168,16 @@ def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str)
     return Clusters(queries, keys, query_centroids, key_centroids)
 
 
-def choose(clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str) -> Tensor:
-    """Which key clusters each tile reads, [B, H, T, Ck] bool, by the mass that their centroids promise."""
+def choose(
+    clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
     mean, size = clusters.key_centroids.mean, clusters.key_centroids.size
     log_size = size.log().flatten(0, 1).unsqueeze(1)
     queries, keys = clusters.query_centroids.mean.flatten(0, 1), mean.flatten(0, 1).transpose(1, 2)
     probs = torch.baddbmm(log_size, queries, keys, alpha=sm_scale).softmax(-1)
-    return select(probs.unflatten(0, mean.shape[:2]), row_labels, config.top_p, config.min_keep, backend=backend)
+    probs = probs.unflatten(0, mean.shape[:2])
+    return select(probs, row_labels, size, config.top_p, config.min_keep, backend=backend)
 
 
 def tail_terms(v: Tensor, clusters: Clusters, backend: str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

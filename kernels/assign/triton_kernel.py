@@ -10,6 +10,8 @@ from torch import Tensor
 from ..rows import token_rows
 from ..tile_configs import tile_config
 
+BLOCK_ROWS = 16  # centroids of a program that rounds them; every block_n is a multiple
+
 
 @triton.jit(do_not_specialize=["n_clusters"])
 def _pad_centroids_kernel(
@@ -18,14 +20,14 @@ def _pad_centroids_kernel(
     half_norm_ptr,  # [B * H, C in whole blocks] float32
     n_clusters,
     HEAD_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
     bh = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     offs_d = tl.arange(0, HEAD_DIM)
     rows = bh * n_clusters + tl.minimum(columns, n_clusters - 1)
     padded = tl.load(centroids_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :]).to(padded_ptr.dtype.element_ty)
-    cells = bh * tl.num_programs(0) * BLOCK_N + columns
+    cells = bh * tl.num_programs(0) * BLOCK_ROWS + columns
     tl.store(padded_ptr + cells[:, None] * HEAD_DIM + offs_d[None, :], -padded)
     rounded = padded.to(tl.float32)
     tl.store(half_norm_ptr + cells, 0.5 * tl.sum(rounded * rounded, axis=1))
@@ -87,8 +89,8 @@ def launch_assign(x: Tensor, centroids: Tensor) -> Tensor:
     half_norm = torch.empty(padded.shape[:3], dtype=torch.float32, device=x.device)
     labels = torch.empty((b, h, n), dtype=torch.int32, device=x.device)
     x, strides = token_rows(x)
-    _pad_centroids_kernel[(n_blocks, b * h)](
-        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_N=config.block_n
+    _pad_centroids_kernel[(padded.shape[2] // BLOCK_ROWS, b * h)](
+        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS
     )
     _assign_kernel[(triton.cdiv(n, config.block_m), b * h)](
         x, padded, half_norm, labels,

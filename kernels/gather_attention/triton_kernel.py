@@ -149,7 +149,8 @@ def _gather_attention_kernel(
         m_i = tl.maximum(lse, m_i)
         l_i = tl.where(lse > m_i - 1.0, 1.0, 0.0)
         offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
-        acc = tl.load(out_ptr + offsets, mask=valid_m[:, None], other=0.0).to(tl.float32)
+        before = tl.load(out_ptr + offsets, mask=valid_m[:, None], other=0.0).to(tl.float32)
+        acc = tl.where(l_i[:, None] > 0.0, before, 0.0)  # a row that read no key has none
     if KEYS:
         k_ptr += (b * stride_kb + h * stride_kh) * HEAD_DIM
         v_ptr += (b * stride_vb + h * stride_vh) * HEAD_DIM
@@ -169,7 +170,6 @@ def _gather_attention_kernel(
 
     if WITH_LSE:
         tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
-    l_i = tl.where(l_i > 0.0, l_i, 1.0)  # a row that read no key, whose tail is yet to come
     offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
     tl.store(out_ptr + offsets, (acc / l_i[:, None]).to(out_ptr.dtype.element_ty), mask=valid_m[:, None])
 

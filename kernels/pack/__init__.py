@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..backend import run
@@ -53,7 +52,6 @@ def pack_lists(
     kept: Tensor | None = None,
     prefix: int = 0,
     capacity: int | None = None,
-    count: Tensor | None = None,
     backend: str = "torch",
 ) -> tuple[Tensor, Tensor]:
     """Joins segments of `order` into one list a tile: order[l, :prefix], then order[l, start[l, t, s] :][: length[l, t, s]].
@@ -68,11 +66,10 @@ def pack_lists(
         prefix: tokens at the front of `order` that every list begins with.
         capacity: columns of the result; no list may be longer. Without it the longest list decides, which
             waits for the device.
-        count: [L, T] int32, contiguous, to write the lists' lengths to; made if None.
         backend: "torch" or "triton".
 
     Returns:
-        index [L, T, capacity] int32, undefined beyond each list's end, and count.
+        index [L, T, capacity] int32, undefined beyond each list's end, and count [L, T] int32.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -84,6 +81,4 @@ def pack_lists(
         )
     if kept is not None and kept.shape != start.shape:
         raise ValueError(f"pack_lists: kept {tuple(kept.shape)} must be {tuple(start.shape)}")
-    if count is None:
-        count = torch.empty(start.shape[:2], dtype=torch.int32, device=order.device)
-    return run("pack", "pack_lists", backend, order, start, length, kept, prefix, capacity, count), count
+    return run("pack", "pack_lists", backend, order, start, length, kept, prefix, capacity)

@@ -23,10 +23,10 @@ def lengths(length: Tensor, kept: Tensor | None, prefix: int) -> Tensor:
 
 
 def pack_lists(
-    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None, count: Tensor
-) -> Tensor:
-    """See the contract; writes count, returns index."""
-    count.copy_(lengths(length, kept, prefix))
+    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None
+) -> tuple[Tensor, Tensor]:
+    """See the contract."""
+    count = lengths(length, kept, prefix)
     if kept is not None:
         length = length * kept
     if prefix:  # a segment before the others
@@ -44,4 +44,4 @@ def pack_lists(
     source = start.reshape(-1)[segment] + inside_segment + (tile // tiles) * order.shape[1]
     index = torch.zeros(sets * tiles, capacity, dtype=torch.int32, device=order.device)
     index[tile, column] = order.reshape(-1)[source]
-    return index.view(sets, tiles, capacity)
+    return index.view(sets, tiles, capacity), count

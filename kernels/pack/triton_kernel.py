@@ -90,12 +90,13 @@ def _pack_lists_kernel(
 
 
 def launch_pack_lists(
-    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None, count: Tensor
-) -> Tensor:
-    """See the contract; writes count, returns index."""
+    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None
+) -> tuple[Tensor, Tensor]:
+    """See the contract."""
     sets, tiles, segments = length.shape
     capacity = int(lengths(length, kept, prefix).max()) if capacity is None else capacity
     index = torch.empty((sets, tiles, capacity), dtype=torch.int32, device=order.device)
+    count = torch.empty((sets, tiles), dtype=torch.int32, device=order.device)
     order = order if order.stride(1) == 1 else order.contiguous()
     _pack_lists_kernel[(tiles, triton.cdiv(segments, SEGMENTS), sets)](
         order, start, length, count if kept is None else kept.contiguous().view(torch.uint8), index, count,
@@ -103,4 +104,4 @@ def launch_pack_lists(
         order.stride(0), *start.stride(), *length.stride(),
         HAS_KEPT=kept is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1,
     )  # fmt: skip
-    return index
+    return index, count

@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 
 
-def select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: float) -> Tensor:
-    """See the contract; by a full stable sort."""
+def select(
+    probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float
+) -> tuple[Tensor, Tensor]:
+    """See the contract; by a full stable sort. Masses that are no numbers keep everything, so that the result shows them."""
     mass, rows = tile_mass(probs, row_labels)
     if top_p >= 1:
-        return (rows > 0).unsqueeze(-1).expand_as(mass).clone()
+        return keep_all(rows, size)
     ranked, order = mass.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
     rank = torch.arange(mass.shape[-1], device=mass.device)
-    keep = (before < top_p) | (rank < math.ceil(min_keep * mass.shape[-1]))
+    keep = ~(before >= top_p) | (rank < math.ceil(min_keep * mass.shape[-1]))
     keep &= (rows > 0).unsqueeze(-1)
-    return torch.zeros_like(keep).scatter_(-1, order, keep)
+    kept = torch.zeros_like(keep).scatter_(-1, order, keep)
+    return kept, (kept * size.unsqueeze(2)).sum(-1, dtype=torch.int32)
+
+
+def keep_all(rows: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Every cluster for each tile with `rows` [B, H, T], and their keys."""
+    some = (rows > 0).unsqueeze(-1)
+    return some.expand(*rows.shape, size.shape[2]).clone(), some[..., 0] * size.sum(-1, keepdim=True, dtype=torch.int32)
 
 
 def tile_mass(probs: Tensor, row_labels: Tensor) -> tuple[Tensor, Tensor]:

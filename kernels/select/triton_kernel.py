@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .reference import keep_all
+
 BLOCK_C = 1024  # columns at a time: the paper's 1000 clusters are one block
 
 
@@ -60,7 +62,9 @@ def _at_least(mass_ptr, bound, n_clusters, BLOCK_C: tl.constexpr):
 @triton.jit(do_not_specialize=["n_clusters", "min_count"])
 def _select_kernel(
     mass_ptr,  # [B * H, T, Ck in whole blocks] float32, as _tile_mass_kernel writes it
+    size_ptr,  # [B * H, Ck] int32
     kept_ptr,  # [B * H, T, Ck] uint8
+    count_ptr,  # [B * H, T] int32
     n_clusters,
     min_count,
     top_p,
@@ -69,6 +73,7 @@ def _select_kernel(
     tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     mass_ptr += tile * tl.cdiv(n_clusters, BLOCK_C) * BLOCK_C
     kept_ptr += tile * n_clusters
+    size_ptr += tl.program_id(1).to(tl.int64) * n_clusters
 
     # Floats that are not negative have the order of their bits. Clusters from `low` up are enough and those from
     # `high` up are not; about 15 halvings leave one cluster between, the last that is taken.
@@ -84,7 +89,7 @@ def _select_kernel(
         last = tl.where(enough, lowest, last)
 
     total, count, _ = _at_least(mass_ptr, last + 1, n_clusters, BLOCK_C)
-    ties = 0
+    ties, keys = 0, 0
     for start in range(0, n_clusters, BLOCK_C):
         offs_c = start + tl.arange(0, BLOCK_C)
         mass = tl.load(mass_ptr + offs_c)
@@ -94,18 +99,23 @@ def _select_kernel(
         needed = (total + rank.to(tl.float32) * mass < top_p) | (count + rank < min_count)
         kept = (bits > last) | ((bits == last) & needed)
         tl.store(kept_ptr + offs_c, kept.to(tl.uint8), mask=offs_c < n_clusters)
+        keys += tl.sum(tl.where(kept, tl.load(size_ptr + offs_c, mask=offs_c < n_clusters, other=0), 0), axis=0)
         ties += tl.sum(tie, axis=0)
+    tl.store(count_ptr + tile, keys)
 
 
-def launch_select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: float) -> Tensor:
+def launch_select(
+    probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float
+) -> tuple[Tensor, Tensor]:
     """See the contract."""
     b, h, n_query_clusters, n_clusters = probs.shape
     tiles, n_rows = row_labels.shape[2:]
     if top_p >= 1:
-        return (row_labels >= 0).any(-1, keepdim=True).expand(b, h, tiles, n_clusters).clone()
+        return keep_all((row_labels >= 0).sum(-1), size)
     columns = triton.cdiv(n_clusters, BLOCK_C) * BLOCK_C
     mass = torch.empty((b, h, tiles, columns), dtype=torch.float32, device=probs.device)
     kept = torch.empty((b, h, tiles, n_clusters), dtype=torch.bool, device=probs.device)
+    count = torch.empty((b, h, tiles), dtype=torch.int32, device=probs.device)
     grid = (tiles, b * h)
     _tile_mass_kernel[grid](
         probs.contiguous(),
@@ -119,5 +129,15 @@ def launch_select(probs: Tensor, row_labels: Tensor, top_p: float, min_keep: flo
         num_warps=4,
     )
     min_count = math.ceil(min_keep * n_clusters)
-    _select_kernel[grid](mass, kept.view(torch.uint8), n_clusters, min_count, top_p, BLOCK_C=BLOCK_C, num_warps=4)
-    return kept
+    _select_kernel[grid](
+        mass,
+        size.contiguous(),
+        kept.view(torch.uint8),
+        count,
+        n_clusters,
+        min_count,
+        top_p,
+        BLOCK_C=BLOCK_C,
+        num_warps=4,
+    )
+    return kept, count

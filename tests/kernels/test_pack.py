@@ -85,15 +85,14 @@ def test_kept_segments_after_a_prefix(prefix, backend, device, poisoned):
     kept = (torch.rand(2, 4, 70, generator=rng) < 0.3).to(device)
     kept[:, 2] = False
     shared = length[:, :1].expand(-1, 4, -1)
-    target = torch.full((4, 4), -7, dtype=torch.int32, device=device)
-    arguments = {"kept": kept, "prefix": prefix, "capacity": 1000 + prefix, "count": target[1:3], "backend": backend}
+    arguments = {"kept": kept, "prefix": prefix, "capacity": 1000 + prefix, "backend": backend}
     index, count = pack_lists(order, start, shared, **arguments)
     expected = plain(order, start, shared * kept)
     front = order[:, :prefix].tolist()
     assert lists(index, count) == [
         [head + tile if tile else [] for tile in row] for head, row in zip(front, expected, strict=True)
     ]
-    assert torch.equal(target[1:3], count) and (target[[0, 3]] == -7).all() and (count[:, 2] == 0).all()
+    assert (count[:, 2] == 0).all()
 
 
 def test_two_runs_are_equal(backend, device):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from sparse_videogen.kernels.select import select
+from sparse_videogen.kernels.select import select as select_clusters
 
 # B, H, Cq, Ck, T, M
 SHAPES = [
@@ -26,6 +26,14 @@ def inputs(b, h, q_clusters, k_clusters, tiles, rows, device, sharpness=3.0, see
     labels = torch.randint(0, q_clusters, (b, h, tiles * rows), generator=rng, dtype=torch.int32).sort(-1).values
     labels[..., -rows // 2 :] = -1
     return probs.to(device), labels.view(b, h, tiles, rows).to(device)
+
+
+def select(probs, row_labels, top_p, min_keep, backend):
+    """What is kept, of clusters with 1, 2, 3, ... keys; their number is looked at here."""
+    size = torch.arange(probs.shape[3], dtype=torch.int32, device=probs.device).expand(*probs.shape[:2], -1) + 1
+    kept, count = select_clusters(probs, row_labels, size, top_p, min_keep, backend=backend)
+    assert count.dtype == torch.int32 and torch.equal(count, (kept * size.unsqueeze(2)).sum(-1).int())
+    return kept
 
 
 def masses(probs, row_labels):
@@ -113,10 +121,20 @@ def test_two_runs_are_equal(backend, device):
     assert torch.equal(first, second)
 
 
+def test_what_is_no_number_keeps_all(backend, device):
+    """So that it shows in the result, where nothing kept would be zeros."""
+    probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
+    probs[0, 1] = float("nan")
+    kept = select(probs, row_labels, 0.5, 0.0, backend=backend)
+    assert kept[0, 1].all() and not kept[0, 0].all()
+
+
 def test_rejects_bad_input(backend):
     probs, row_labels = inputs(1, 2, 9, 63, 3, 16, "cpu")
     with pytest.raises(ValueError, match="must be"):
         select(probs, row_labels[:, :1], 0.9, 0.1, backend=backend)
+    with pytest.raises(ValueError, match=r"size \(1, 2, 5\) must be \(1, 2, 63\)"):
+        select_clusters(probs, row_labels, torch.ones(1, 2, 5, dtype=torch.int32), 0.9, 0.1, backend=backend)
     for top_p, min_keep in ((0.0, 0.1), (1.1, 0.1), (0.9, -0.1), (0.9, 1.1)):
         with pytest.raises(ValueError, match="top_p="):
             select(probs, row_labels, top_p, min_keep, backend=backend)
