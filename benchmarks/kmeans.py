@@ -40,7 +40,8 @@ def main() -> None:
                 table.add({**common, "provider": provider, "missing": reason})
             flops = 2 * shape.heads * shape.tokens * clusters * shape.head_dim
             for provider, times in interleaved(functions, arguments.device, arguments.repeats).items():
-                table.add({**common, "provider": provider, **times, "tflops": flops / times["ms"] / 1e9})
+                rate = {"tflops": flops / times["ms"] / 1e9} if "ms" in times else {}
+                table.add({**common, "provider": provider, **times, **rate})
 
 
 if __name__ == "__main__":
