@@ -31,7 +31,6 @@ COLUMNS = (
     "efficiency",
     "speedup",
     "error",
-    "missing",
 )
 
 

@@ -9,7 +9,7 @@ from measure import Rows, each_shape, interleaved, parse_arguments
 from sparse_videogen.kernels import choose_backend
 from sparse_videogen.svg_core.kmeans import initial_centroids, kmeans
 
-COLUMNS = ("shape", "provider", "clusters", "ms", "ms_p20", "ms_p80", "tflops", "peak_bytes", "missing")
+COLUMNS = ("shape", "provider", "clusters", "ms", "ms_p20", "ms_p80", "tflops", "peak_bytes")
 
 
 def providers(x, start) -> tuple[dict, dict[str, str]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "demo"))
@@ -39,11 +41,12 @@ def on_gpu(device: torch.device | str) -> bool:
     return REHEARSING or torch.device(device).type == "cuda"
 
 
-def parse_arguments(description: str, **more: dict) -> argparse.Namespace:
+def parse_arguments(description: str, defaults: dict | None = None, **more: dict) -> argparse.Namespace:
     """--device, --shapes, --densities, --dtype, --repeats, --seconds and --json; shapes and dtype default by device.
 
     Args:
         description: of the script, in its help.
+        defaults: by name, where a script has others.
         more: further options by name, as `add_argument` takes them.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -56,6 +59,7 @@ def parse_arguments(description: str, **more: dict) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
     for name, options in more.items():
         parser.add_argument(f"--{name}", **options)
+    parser.set_defaults(**(defaults or {}))
     arguments = parser.parse_args()
     on_cpu = not on_gpu(arguments.device)
     arguments.shapes = arguments.shapes or (CPU_SHAPES if on_cpu else GPU_SHAPES)
@@ -185,6 +189,32 @@ def environment(device: str) -> dict:
     }
 
 
+def device_facts(device: str) -> dict:
+    """Multiprocessors, L2 and memory in bytes, and what nvidia-smi reads off right now."""
+    properties = gpu.get_device_properties(device)
+    facts = {
+        "sms": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "memory_bytes": properties.total_memory,
+    }
+    readings = {"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem", "watts": "power.draw"}
+    readings["celsius"] = "temperature.gpu"
+    return facts | dict(zip(readings, gpu_query(*readings.values()), strict=True))
+
+
+def profiled(function: Callable, device: torch.device | str, trace: Path | None) -> list[tuple[str, int, float]]:
+    """Name, launches and ms of each kernel of one call, in no order; a rehearsal counts torch's operators instead."""
+    on_cuda = torch.device(device).type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as seen:
+        function()
+        gpu.synchronize()
+    if trace is not None:
+        seen.export_chrome_trace(str(trace))
+    kind, field = (DeviceType.CUDA, "self_device_time_total") if on_cuda else (DeviceType.CPU, "self_cpu_time_total")
+    return [(x.key, x.count, getattr(x, field) / 1e3) for x in seen.key_averages() if x.device_type == kind]
+
+
 def gpu_query(*names: str) -> list[str | None]:
     """What nvidia-smi says of the GPU, by the names of its --query-gpu; None each where it does not answer."""
     answer = _output("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits")
@@ -204,11 +234,13 @@ class Rows:
 
     def __init__(self, columns: tuple[str, ...], file: Path | None, device: str):
         self.columns, self.file, self.environment = columns, file, environment(device)
-        print("".join(f"{column:>{_width(column)}}" for column in columns), flush=True)
+        print(" ".join(f"{column:>{_width(column)}}" for column in columns), flush=True)
 
     def add(self, row: dict) -> None:
-        """One row; columns that it lacks stay empty."""
-        print("".join(f"{_text(row.get(column)):>{_width(column)}}" for column in self.columns), flush=True)
+        """One row; columns that it lacks stay empty. Why something is missing stands where its numbers would."""
+        shown = [column for column in self.columns if "missing" not in row or column in row]
+        text = " ".join(f"{_text(row.get(column)):>{_width(column)}}" for column in shown)
+        print(text + ("  missing: " + row["missing"] if "missing" in row else ""), flush=True)
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "a") as lines:
@@ -216,7 +248,7 @@ class Rows:
 
 
 def _width(column: str) -> int:
-    return 26 if column in ("provider", "missing") else 14
+    return 22 if column in ("provider", "part", "config") else max(11, len(column))
 
 
 def _text(value) -> str:

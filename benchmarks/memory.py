@@ -11,7 +11,7 @@ from sparse_videogen.svg_core.memory import call_bytes, state_bytes
 BRANCHES = 2  # cond and uncond
 BLOCK_M = 128
 # counted: without a GPU, on the meta device; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
-COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms", "missing")
+COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
 def counted(shape: Shape, config) -> int:

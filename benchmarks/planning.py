@@ -9,7 +9,7 @@ from providers import dense_providers
 from sparse_videogen.kernels.gather_attention import computed_blocks
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, plans, svg2
 
-COLUMNS = ("shape", "provider", "part", "ms", "ms_p20", "ms_p80", "share_of_dense", "peak_bytes", "missing")
+COLUMNS = ("shape", "provider", "part", "ms", "ms_p20", "ms_p80", "share_of_dense", "peak_bytes")
 
 
 # What the parts of one plan are, as differences of two times: part, the longer, the shorter.

@@ -1,89 +1,203 @@
-"""Which tile config is fastest on the GPU at hand? Writes the winners into kernels/tile_configs.json."""
+"""Which tile config is fastest on the GPU at hand? Writes the winners into kernels/tile_configs.json.
+
+Each config is first compiled, run and checked at a small size in a process of its own, all CPU cores at work: Triton
+keeps what it compiled on disk, and no size is part of a kernel's identity (tests/kernels/test_signatures.py), so the
+process that takes the times finds it there ("first_ms" of a row tells). One that fails is a row with the reason.
+
+Tiles of more rows are faster at equal density and need a higher one for equal quality, since the rows of a tile choose
+their keys together. So all configs of gather_attention run plans of one selection, the same top_p, each with tiles of its
+own height: what a tall tile reads beyond a low one's counts in its time. That top_p is the one that gives tiles of
+128 rows the density asked for. The winner has the lowest sum of times without and with the tail.
+
+A config is named BLOCK_M x BLOCK_N w NUM_WARPS s NUM_STAGES, then t TAIL_BLOCK_N and d SPREAD_D where they differ from
+the table's: 128x64w8s5d64. Rows are appended as they are made, and the table is written after each kernel.
+"""
 
 from __future__ import annotations
 
-import argparse
 import functools
-import itertools
 import json
-import statistics
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from measure import inputs, layout_of
-from shapes import Shape
+from checks import WrongResult, checked_run, require_kernels, run_plan
+from measure import Rows, inputs, interleaved, layout_of, milliseconds, out_of_time, parse_arguments, plan_options, reason
+from shapes import SHAPES, Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
-from sparse_videogen.kernels.gather_attention import gather_attention
+from sparse_videogen.kernels.assign.reference import assign as reference_assign
 from sparse_videogen.kernels.sample_rows import sample_rows
-from sparse_videogen.kernels.tile_configs import TABLE, architecture
-from sparse_videogen.svg_core import SparseState, SVG2Config, svg2
+from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
+from sparse_videogen.svg_core import SparseState, SVG2Config, plans
 from sparse_videogen.svg_core.kmeans import initial_centroids
 from sparse_videogen.svg_core.sampling import stratified
 
 CONFIG_FOR = tile_configs.config_for
-KNOBS = ("block_m", "block_n", "num_warps", "num_stages")
-GRID = {
-    "gather_attention": list(itertools.product((128, 256, 64), (64, 128, 32), (8, 4, 16), (3, 2, 4))),
-    "assign": list(itertools.product((128, 256, 64), (64, 128, 32), (4, 8), (3, 2, 4))),
-    "sample_rows": list(itertools.product((64,), (64, 32, 128), (4, 8), (3, 2, 4))),
+KNOBS = {"num_warps": "w", "num_stages": "s", "tail_block_n": "t", "spread_d": "d"}
+# The table's own config comes first, then these.
+CONFIGS = {
+    "gather_attention": (
+        *("128x64w8s5", "128x64w8s3", "128x128w8s5d64", "128x128w8s3d64", "128x32w8s5", "128x32w8s3"),
+        *("64x64w4s5", "64x64w4s3", "64x128w4s5d64", "256x64w8s3", "256x32w8s5", "128x64w8s4"),
+    ),
+    "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
+    "sample_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
 }
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "sample_rows": ("",)}
+SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
+MOST_COMPILE_SECONDS = 300
+COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
 
 
-def workload(op: str, head_dim: int, block_m: int):
-    """A function that runs `op` on a shape long enough to fill the GPU, with plans for tiles of `block_m` rows."""
-    shape = Shape(8, head_dim, 21, 30, 52, q_clusters=200)
-    q, k, v = inputs(shape, "cuda", torch.bfloat16)
-    scale = head_dim**-0.5
-    if op == "assign":
-        centroids = initial_centroids(k, shape.k_clusters)
-        return lambda: assign(k, centroids, backend="triton")
-    if op == "sample_rows":
-        rows = stratified(64, shape.tokens, q.device)
-        return lambda: sample_rows(q, k, v, rows, sm_scale=scale, backend="triton")
-    config = SVG2Config(top_p=1e-3, min_keep=0.25, q_clusters=shape.q_clusters, kmeans_init_iters=4)
-    options = {"sm_scale": scale, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
-    plans = list(svg2.plan(q, k, v, config, layout_of(shape), SparseState(), 0, **options))
+def parse_config(name: str, base: TileConfig) -> TileConfig:
+    """The config of a name such as 128x64w8s5d64, with `base` for what it leaves out.
 
-    def run():
-        for heads, plan in plans:
-            gather_attention(q[:, heads], k[:, heads], v[:, heads], plan, sm_scale=scale, backend="triton")
-
-    return run
+    Raises:
+        ValueError: the name has another form.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+))?(?:d(\d+))?", name)
+    if not found:
+        raise ValueError(f"config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d64")
+    values = zip(("block_m", "block_n", *KNOBS), found.groups(), strict=True)
+    return replace(base, **{field: int(value) for field, value in values if value})
 
 
-def milliseconds(function, repeats: int = 5) -> float:
-    """Median of `repeats` runs after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+def config_name(config: TileConfig) -> str:
+    """The other way."""
+    knobs = "".join(f"{letter}{getattr(config, name)}" for name, letter in KNOBS.items() if getattr(config, name) is not None)
+    return f"{config.block_m}x{config.block_n}{knobs}"
 
 
-def best(op: str, head_dim: int, limit: int | None) -> dict:
-    """The fastest config of `op`, as the table holds it; those that do not compile or fit are printed and passed over."""
-    made, found = functools.cache(lambda block_m: workload(op, head_dim, block_m)), {}
-    base = CONFIG_FOR(op, head_dim, architecture(torch.device("cuda")))
-    for values in GRID[op][:limit]:
-        config = replace(base, **dict(zip(KNOBS, values, strict=True)))
-        tile_configs.config_for = lambda *key, config=config: config
-        try:
-            backend._failures.clear()
-            ms = milliseconds(made(config.block_m if op == "gather_attention" else 128))
-            if backend.failures():
-                raise RuntimeError(next(iter(backend.failures().values())))
-        except RuntimeError as error:
-            print(f"{op} {head_dim} {values}: {str(error).splitlines()[0][:100]}", flush=True)
-            continue
-        found[config] = ms
-        print(f"{op} {head_dim} {values}: {ms:.3f} ms", flush=True)
-    return {name: value for name, value in vars(min(found, key=found.get)).items() if value is not None}
+def use(op: str, config: TileConfig) -> None:
+    """From now on `op` runs with this config, and failures of earlier ones are forgotten."""
+    tile_configs.config_for = lambda asked, *key: config if asked == op else CONFIG_FOR(asked, *key)
+    backend._failures.clear()
+
+
+def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> list:
+    """A plan with tiles of the config in use, [(heads, plan), ...]."""
+    clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
+    config = SVG2Config(top_p=top_p, min_keep=0.0, tail=tail, **clusters)
+    return list(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **plan_options(q)))
+
+
+def density_of(plan: list, shape: Shape, *blocks: int) -> float:
+    """Pairs of a plan as a share of all; rows and keys counted in whole blocks."""
+    return sum(part.pairs(*blocks).sum().item() for _, part in plan) / (shape.heads * shape.tokens**2)
+
+
+def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
+    """The top_p at which tiles of 128 rows have this density."""
+    use("gather_attention", replace(base, block_m=128))
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        below = density_of(plan_at(q, k, v, shape, middle, "off"), shape) < density
+        low, high = (middle, high) if below else (low, middle)
+    return high
+
+
+def attention_work(q, k, v, shape: Shape, plan: list, config: TileConfig) -> tuple[Callable, dict]:
+    """The executor over a plan, checked; and what its row says of it."""
+    checked_run(q, k, v, plan, plan_options(q)["backend"])
+    row = {"density": density_of(plan, shape), "computed": density_of(plan, shape, config.block_m, config.block_n)}
+    return functools.partial(run_plan, q, k, v, plan, plan_options(q)["backend"]), row
+
+
+def assign_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+    """One assignment of the keys, checked on a few tokens; centroids rounded alike, near ties may differ."""
+    centroids = initial_centroids(k, min(shape.k_clusters, shape.tokens)).contiguous()
+    run = functools.partial(assign, k, centroids, backend=plan_options(q)["backend"])
+    same = (run()[:, :, :500] == reference_assign(k[:, :, :500], centroids)).float().mean().item()
+    require_kernels()
+    if same < 0.99:
+        raise WrongResult(f"{1 - same:.1%} of the labels differ, allowed is 1 %")
+    return run, {}
+
+
+def sample_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+    """The rows of one profiling, checked."""
+    rows = stratified(64, shape.tokens, q.device)
+    call = functools.partial(sample_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
+    run = functools.partial(call, backend=plan_options(q)["backend"])
+    expected, out = call(backend="torch"), run()
+    require_kernels()
+    error = ((out - expected).norm() / expected.norm()).item()
+    if not error < 1e-2:
+        raise WrongResult(f"relative error {error:.3g}, allowed is 0.01")
+    return run, {}
+
+
+def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | None:
+    """Compiles, runs and checks a config at a small size; the reason if it fails. In a process of its own."""
+    try:
+        shape = Shape(head_dim=head_dim, **SMALL)
+        q, k, v = inputs(shape, device, torch.bfloat16)
+        use(op, config)
+        for tail in CASES[op]:
+            if op == "gather_attention":
+                attention_work(q, k, v, shape, plan_at(q, k, v, shape, 0.7, tail), config)
+            else:
+                {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+    except Exception as error:  # whatever a compiler or driver may raise: the table says it
+        return reason(error)
+    return None
+
+
+def compile_all(op: str, head_dim: int, configs: list[TileConfig], arguments) -> dict[TileConfig, str]:
+    """Fills Triton's cache with all cores, for at most half of the time left; the reason for each config that fails."""
+    end = time.monotonic() + min(MOST_COMPILE_SECONDS, (arguments.end - time.monotonic()) / 2)
+    # A process for each: one whose kernel broke its GPU context, or that died, spoils no other.
+    with multiprocessing.get_context("spawn").Pool(min(len(configs), os.cpu_count()), maxtasksperchild=1) as pool:
+        tried = {config: pool.apply_async(try_small, (op, head_dim, config, arguments.device)) for config in configs}
+        return {config: why for config, result in tried.items() if (why := _answer(result, end - time.monotonic()))}
+
+
+def _answer(result, seconds: float) -> str | None:
+    try:
+        return result.get(max(0.0, seconds))
+    except multiprocessing.TimeoutError:
+        return "neither compiled nor failed in time"
+
+
+def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, arguments, add: Callable) -> dict:
+    """Adds a row a config and case until the time is over; {config: {case: ms}} of those that ran."""
+    base, found = configs[0], {config: {} for config in configs}
+    top_p = top_p_for(arguments.densities[0], q, k, v, shape, base) if op == "gather_attention" else None
+    plan_of = functools.cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
+    for config in configs:
+        for tail in CASES[op]:
+            if out_of_time(arguments):
+                return found
+            use(op, config)
+            row = {"config": config_name(config), "tail": tail, "top_p": top_p}
+            try:
+                begin = functools.partial(_work, op, q, k, v, shape, plan_of, config, tail)
+                made = []
+                row["first_ms"] = milliseconds(lambda begin=begin, made=made: made.append(begin()), q.device)
+                ((run, facts),) = made
+                row |= facts | interleaved({"": run}, q.device, arguments.repeats)[""]
+                require_kernels()
+            except Exception as error:  # a config that fails is a line of the table
+                row["missing"] = reason(error)
+            if "ms" in row and "density" in row:
+                row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
+            if "missing" not in row:
+                found[config][tail] = row["ms"]
+            add(row)
+    return found
+
+
+def _work(op: str, q, k, v, shape: Shape, plan_of: Callable, config: TileConfig, tail: str) -> tuple[Callable, dict]:
+    if op == "gather_attention":
+        return attention_work(q, k, v, shape, plan_of(config.block_m, tail), config)
+    return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
 
 
 def dumps(table: dict) -> str:
@@ -98,21 +212,48 @@ def dumps(table: dict) -> str:
     return "{\n" + ",\n".join(ops) + "\n}\n"
 
 
+def write_best(file: Path, op: str, arch: str, head_dim: int, found: dict) -> str:
+    """Writes the config of the lowest sum of times, if any ran in all cases; a line that says so."""
+    complete = {config: sum(times.values()) for config, times in found.items() if len(times) == len(CASES[op])}
+    if not complete:
+        return f"{op} {head_dim}: no config ran in all cases; {file} is as it was"
+    best = min(complete, key=complete.get)
+    table = json.loads(file.read_text())
+    entry = dict(table[op].get(arch, table[op]["default"]))
+    knobs = {name: value for name, value in vars(best).items() if value is not None}
+    entry[str(head_dim)] = {**(entry[str(head_dim)] or {}), **knobs}
+    table[op][arch] = entry
+    file.write_text(dumps(table))
+    return f"{op} {head_dim}: {config_name(best)} is the best of {len(complete)}, written for {arch} into {file}"
+
+
 def main() -> None:
-    """Tunes every op that has a table, for both head_dims, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ops", nargs="+", default=list(GRID), choices=GRID)
-    parser.add_argument("--limit", type=int, default=None, help="configs to try per op and head_dim")
-    arguments = parser.parse_args()
-    arch = architecture(torch.device("cuda"))
-    table = json.loads(TABLE.read_text())
-    for op in arguments.ops:
-        entry = dict(table[op].get(arch, table[op]["default"]))
-        for head_dim in (64, 128):
-            entry[str(head_dim)] = best(op, head_dim, arguments.limit)
-        table[op][arch] = entry
-        TABLE.write_text(dumps(table))
-    print(f"written for {arch}: {TABLE}")
+    """A row a kernel, shape, config and case; then the table."""
+    arguments = parse_arguments(
+        __doc__,
+        {"shapes": ["wan14b_720p"], "densities": [0.25]},
+        kernels={"nargs": "+", "default": list(CONFIGS), "choices": CONFIGS},
+        configs={"nargs": "+", "help": "instead of each kernel's own list"},
+        heads={"type": int, "default": 8, "help": "of the shape, at most"},
+        table={"type": Path, "default": TABLE, "help": "the file to write the winners into"},
+    )
+    rows = Rows(COLUMNS, arguments.json, arguments.device)
+    arch = architecture(torch.device(arguments.device))
+    for name in arguments.shapes:
+        shape = replace(SHAPES[name], heads=min(arguments.heads, SHAPES[name].heads))
+        q, k, v = inputs(shape, arguments.device, torch.bfloat16)
+        for op in arguments.kernels:
+            common = {"op": "tune", "kernel": op, "shape": name, "heads": shape.heads, "head_dim": shape.head_dim}
+            tile_configs.config_for = CONFIG_FOR
+            base = CONFIG_FOR(op, shape.head_dim, arch)
+            configs = list(dict.fromkeys([base, *(parse_config(c, base) for c in arguments.configs or CONFIGS[op])]))
+            broken = compile_all(op, shape.head_dim, configs, arguments)
+            for config, why in broken.items():
+                rows.add({**common, "config": config_name(config), "missing": why})
+            usable = [config for config in configs if config not in broken]
+            if usable:
+                found = times_of(op, usable, q, k, v, shape, arguments, lambda row, common=common: rows.add({**common, **row}))
+                print(write_best(arguments.table, op, arch, shape.head_dim, found), flush=True)
 
 
 if __name__ == "__main__":
