@@ -50,7 +50,7 @@ def parse_arguments(description: str, defaults: dict | None = None, **more: dict
         more: further options by name, as `add_argument` takes them.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() and not REHEARSING else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=None)
     parser.add_argument("--densities", nargs="+", type=float, default=None)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None)

@@ -12,8 +12,7 @@ cd "$(dirname "$0")/.."
 usage="usage: benchmarks/run_gpu.sh A|B|C OUTPUT_FOLDER|--plan"
 call=${1:?$usage} out=${2:?$usage}
 python=${PYTHON:-python3}
-table=kernels/tile_configs.json
-quick=() parallel=() summary=() total=0 failed=0
+quick=() few=() parallel=() summary=() total=0 failed=0
 log=$out/$call.log rows=$out/$call.jsonl
 export PYTHONUNBUFFERED=1
 
@@ -34,6 +33,7 @@ step() { # seconds, name, command
     summary+=("$(printf '%-12s exit %-3s %4s of %s s' "$name" "$code" "$((SECONDS - begin))" "$seconds")")
     [ "$code" = 0 ] && return
     failed=1
+    summary[-1]+="  <-- FAILED"
     [ "$name" = correctness ] && summary+=("!!! THE TESTS FAILED: no time of this call is of kernels known to be right !!!")
 }
 
@@ -48,9 +48,8 @@ if [ "$out" != --plan ]; then
         trap 'rm -rf "$programs"' EXIT
         "$python" benchmarks/rehearsal.py "$programs"
         PATH=$programs:$PATH
-        cp "$table" "$out/"
-        table=$out/tile_configs.json
         quick=(-k rejects)
+        few=(--configs 128x64w8s5 64x64w4s3 256x128w8s5)
     fi
 fi
 wheels=${WHEELS:-.whl}
@@ -68,9 +67,11 @@ case $call in
         step 190 correctness "$python" -m pytest -q -p no:cacheprovider --tb=short "${parallel[@]}" "${quick[@]}" \
             --ignore tests/kernels/test_signatures.py --ignore tests/kernels/test_large.py \
             tests/kernels tests/svg_core/test_attention.py tests/svg_core/test_gpu.py
+        [ "$out" = --plan ] || cp kernels/tile_configs.json "$out/"
         step 140 tune "$python" benchmarks/tune.py --kernels gather_attention --repeats 5 --seconds 115 \
-            --table "$table" --json "$rows"
-        [ -d "$out" ] && [ "$table" != "$out/tile_configs.json" ] && cp "$table" "$out/"
+            --table "$out/tile_configs.json" --json "$rows" "${few[@]}"
+        # What follows runs what was tuned.
+        [ "$out" = --plan ] || [ "${REHEARSE:-}" = 1 ] || cp "$out/tile_configs.json" kernels/
         step 45 profile "$python" benchmarks/profile_call.py --json "$rows" --trace "$out/trace.json.gz"
         step 60 counters ncu --clock-control none --launch-count 1 --kernel-name regex:gather_attention \
             --section LaunchStats --section Occupancy --section SpeedOfLight --section ComputeWorkloadAnalysis \
@@ -85,17 +86,18 @@ case $call in
         ;;
     C)
         lines=11
-        step 60 planning "$python" benchmarks/planning.py --shapes wan14b_720p hunyuan_720p --repeats 5 --json "$rows"
+        step 50 planning "$python" benchmarks/planning.py --shapes wan14b_720p hunyuan_720p --repeats 5 --json "$rows"
         step 35 kmeans "$python" benchmarks/kmeans.py --shapes wan14b_720p --repeats 5 --json "$rows"
-        step 130 hunyuan "$python" benchmarks/attention.py --shapes hunyuan_720p --densities 0.25 --repeats 3 --seconds 100 \
+        step 115 hunyuan "$python" benchmarks/attention.py --shapes hunyuan_720p --densities 0.25 --repeats 3 --seconds 85 \
             --json "$rows"
-        step 55 memory "$python" benchmarks/memory.py --shapes wan14b_720p --repeats 2 --json "$rows"
+        step 45 memory "$python" benchmarks/memory.py --shapes wan14b_720p --repeats 2 --json "$rows"
+        step 45 small "$python" benchmarks/profile_call.py --mode small # compiles for the two after it
         # Each tensor in memory of its own, so that what lies beyond it is not another's.
         for tool in memcheck racecheck; do
             step 60 "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
                 --print-limit 5 "$python" benchmarks/profile_call.py --mode small
         done
-        step 70 large "$python" -m pytest -q -p no:cacheprovider --tb=short tests/kernels/test_large.py
+        step 60 large "$python" -m pytest -q -p no:cacheprovider --tb=short tests/kernels/test_large.py
         ;;
     *)
         echo "$usage" >&2

@@ -12,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 ENVIRONMENT = {"device", "driver", "torch", "triton", "commit"}
+DIFFERENCES = ("choice", "pairs")  # of two times
 COLUMNS = {"op", "provider", "shape", "tokens", "ms", "ms_p20", "ms_p80", "peak_bytes"}
 
 
@@ -26,14 +27,48 @@ def test_runs_and_reports(script, tmp_path):
     file = tmp_path / "rows.jsonl"
     run(script, "--device", "cpu", "--shapes", "cpu_2k", "--repeats", 1, "--json", file)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    measured = [row for row in rows if "missing" not in row]
+    measured = [row for row in rows if "missing" not in row and row.get("part") not in DIFFERENCES]
     assert measured and all(row.keys() >= COLUMNS | ENVIRONMENT and row["ms"] > 0 for row in measured)
     if script == "attention":
         providers = {row["provider"] for row in measured}
-        assert providers == {"sdpa", "svg-torch", "svg2-torch", "svg2+tail-torch"}
+        ours = {"svg-torch", "svg2-torch", "svg2+tail-torch", "svg-torch-call", "svg2+tail-torch-call"}
+        assert providers == {"sdpa", *ours}
         report = run("report", "--results", tmp_path, "--plot", tmp_path / "plot.png")
         assert all(provider in report for provider in providers)
         assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_a_provider_that_fails_or_is_wrong_is_a_row_and_the_others_go_on(tmp_path):
+    """The executor fails for SVG2's plans with a tail, and is wrong for those without."""
+    file, script = tmp_path / "rows.jsonl", tmp_path / "spoiled.py"
+    script.write_text(SPOILED.format(folder=str(FOLDER)))
+    command = [sys.executable, script, "--device", "cpu", "--shapes", "cpu_2k", "--repeats", "1", "--json", file]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = {row["provider"]: row for row in map(json.loads, file.read_text().splitlines())}
+    assert "ms" in rows["svg-torch"] and "ms" in rows["sdpa"] and "ms" in rows["svg-torch-call"]
+    assert rows["svg2+tail-torch"]["missing"] == "RuntimeError: no room" and "ms" not in rows["svg2+tail-torch"]
+    assert rows["svg2-torch"]["missing"].startswith("WrongResult: off by") and "ms" not in rows["svg2-torch"]
+
+
+SPOILED = """
+import sys
+sys.path.insert(0, {folder!r})
+import attention, checks
+gather, alone, spoiling = checks.gather_attention, attention.kernel_alone, []
+def spoiled(*args, **options):
+    if "second_order" in spoiling:
+        raise RuntimeError("no room")
+    out = gather(*args, **options)
+    return out.add_(1) if "off" in spoiling else out
+def kernel_alone(q, k, v, config, shape):
+    spoiling[:] = [getattr(config, "tail", None)]
+    try:
+        return alone(q, k, v, config, shape)
+    finally:
+        spoiling.clear()
+checks.gather_attention, attention.kernel_alone = spoiled, kernel_alone
+attention.main()
+"""
 
 
 def test_an_empty_folder_of_results_says_what_to_do(tmp_path):
