@@ -26,6 +26,7 @@ load_pack()
 from scene import video_qkv  # noqa: E402
 from shapes import CPU_SHAPES, DENSITIES, GPU_SHAPES, SHAPES, Shape  # noqa: E402
 from sparse_videogen.kernels import choose_backend  # noqa: E402
+from sparse_videogen.kernels.compat import triton_version  # noqa: E402
 from sparse_videogen.svg_core import VideoLayout, attention  # noqa: E402
 
 REHEARSING = os.environ.get("REHEARSE") == "1"
@@ -179,12 +180,11 @@ def _percentile(values: list[float], share: float) -> float:
 
 def environment(device: str) -> dict:
     """Device, driver and versions, as each row carries them."""
-    triton = sys.modules.get("triton")
     return {
         "device": gpu.get_device_name() if on_gpu(device) else "cpu",
         "driver": gpu_query("driver_version")[0] if on_gpu(device) else None,
         "torch": torch.__version__,
-        "triton": getattr(triton, "__version__", None),
+        "triton": "{}.{}".format(*triton_version()) if on_gpu(device) else None,
         "commit": _output("git", "-C", ROOT, "describe", "--always", "--dirty"),
     }
 
