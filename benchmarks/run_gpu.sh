@@ -62,18 +62,18 @@ fi
 case $call in
     A)
         lines=14
-        step 40 ceilings "$python" benchmarks/ceilings.py --json "$rows"
+        step 35 ceilings "$python" benchmarks/ceilings.py --json "$rows"
         # test_signatures needs no GPU, and test_large comes with C.
         step 190 correctness "$python" -m pytest -q -p no:cacheprovider --tb=short "${parallel[@]}" "${quick[@]}" \
             --ignore tests/kernels/test_signatures.py --ignore tests/kernels/test_large.py \
             tests/kernels tests/svg_core/test_attention.py tests/svg_core/test_gpu.py
         [ "$out" = --plan ] || cp kernels/tile_configs.json "$out/"
-        step 140 tune "$python" benchmarks/tune.py --kernels gather_attention --repeats 5 --seconds 115 \
+        step 165 tune "$python" benchmarks/tune.py --kernels gather_attention --repeats 5 --seconds 145 \
             --table "$out/tile_configs.json" --json "$rows" "${few[@]}"
         # What follows runs what was tuned.
         [ "$out" = --plan ] || [ "${REHEARSE:-}" = 1 ] || cp "$out/tile_configs.json" kernels/
-        step 45 profile "$python" benchmarks/profile_call.py --json "$rows" --trace "$out/trace.json.gz"
-        step 60 counters ncu --clock-control none --launch-count 1 --kernel-name regex:gather_attention \
+        step 40 profile "$python" benchmarks/profile_call.py --json "$rows" --trace "$out/trace.json.gz"
+        step 50 counters ncu --clock-control none --launch-count 1 --kernel-name regex:gather_attention \
             --section LaunchStats --section Occupancy --section SpeedOfLight --section ComputeWorkloadAnalysis \
             --section MemoryWorkloadAnalysis --section SchedulerStats --section WarpStateStats --print-details all \
             "$python" benchmarks/profile_call.py --mode kernel --heads 8

@@ -16,6 +16,7 @@ the table's: 128x64w8s5d64. Rows are appended as they are made, and the table is
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 from checks import WrongResult, checked_run, require_kernels, run_plan
-from measure import Rows, inputs, interleaved, layout_of, milliseconds, out_of_time, parse_arguments, plan_options, reason
+from measure import Rows, inputs, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
 from shapes import SHAPES, Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
@@ -134,6 +135,13 @@ def sample_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
     return run, {}
 
 
+def work(op: str, q, k, v, shape: Shape, config: TileConfig, plan: list | None) -> tuple[Callable, dict]:
+    """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
+    if op == "gather_attention":
+        return attention_work(q, k, v, shape, plan, config)
+    return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+
+
 def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | None:
     """Compiles, runs and checks a config at a small size; the reason if it fails. In a process of its own."""
     try:
@@ -141,10 +149,8 @@ def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | 
         q, k, v = inputs(shape, device, torch.bfloat16)
         use(op, config)
         for tail in CASES[op]:
-            if op == "gather_attention":
-                attention_work(q, k, v, shape, plan_at(q, k, v, shape, 0.7, tail), config)
-            else:
-                {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+            plan = plan_at(q, k, v, shape, 0.7, tail) if op == "gather_attention" else None
+            work(op, q, k, v, shape, config, plan)
     except Exception as error:  # whatever a compiler or driver may raise: the table says it
         return reason(error)
     return None
@@ -168,36 +174,30 @@ def _answer(result, seconds: float) -> str | None:
 
 def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, arguments, add: Callable) -> dict:
     """Adds a row a config and case until the time is over; {config: {case: ms}} of those that ran."""
-    base, found = configs[0], {config: {} for config in configs}
-    top_p = top_p_for(arguments.densities[0], q, k, v, shape, base) if op == "gather_attention" else None
-    plan_of = functools.cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
-    for config in configs:
-        for tail in CASES[op]:
-            if out_of_time(arguments):
-                return found
-            use(op, config)
-            row = {"config": config_name(config), "tail": tail, "top_p": top_p}
-            try:
-                begin = functools.partial(_work, op, q, k, v, shape, plan_of, config, tail)
-                made = []
-                row["first_ms"] = milliseconds(lambda begin=begin, made=made: made.append(begin()), q.device)
-                ((run, facts),) = made
-                row |= facts | interleaved({"": run}, q.device, arguments.repeats)[""]
-                require_kernels()
-            except Exception as error:  # a config that fails is a line of the table
-                row["missing"] = reason(error)
-            if "ms" in row and "density" in row:
-                row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
-            if "missing" not in row:
-                found[config][tail] = row["ms"]
-            add(row)
-    return found
-
-
-def _work(op: str, q, k, v, shape: Shape, plan_of: Callable, config: TileConfig, tail: str) -> tuple[Callable, dict]:
+    top_p, plan_of = None, lambda block_m, tail: None
     if op == "gather_attention":
-        return attention_work(q, k, v, shape, plan_of(config.block_m, tail), config)
-    return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+        top_p = top_p_for(arguments.densities[0], q, k, v, shape, configs[0])
+        plan_of = functools.cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
+    found = {config: {} for config in configs}
+    for config, tail in itertools.product(configs, CASES[op]):
+        if out_of_time(arguments):
+            break
+        use(op, config)
+        row = {"config": config_name(config), "tail": tail, "top_p": top_p}
+        try:
+            plan, begin = plan_of(config.block_m, tail), time.perf_counter()
+            run, facts = work(op, q, k, v, shape, config, plan)
+            row |= facts | {"first_ms": 1e3 * (time.perf_counter() - begin)}
+            row |= interleaved({"": run}, q.device, arguments.repeats)[""]
+            require_kernels()
+        except Exception as error:  # a config that fails is a line of the table
+            row["missing"] = reason(error)
+        if "missing" not in row:
+            found[config][tail] = row["ms"]
+            if "density" in row:
+                row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
+        add(row)
+    return found
 
 
 def dumps(table: dict) -> str:
