@@ -68,11 +68,14 @@ case $call in
             --ignore tests/kernels/test_signatures.py --ignore tests/kernels/test_large.py \
             tests/kernels tests/svg_core/test_attention.py tests/svg_core/test_gpu.py
         [ "$out" = --plan ] || cp kernels/tile_configs.json "$out/"
+        lines=28
         step 165 tune "$python" benchmarks/tune.py --kernels gather_attention --repeats 5 --seconds 145 \
             --table "$out/tile_configs.json" --json "$rows" "${few[@]}"
+        lines=14
         # What follows runs what was tuned.
         [ "$out" = --plan ] || [ "${REHEARSE:-}" = 1 ] || cp "$out/tile_configs.json" kernels/
         step 40 profile "$python" benchmarks/profile_call.py --json "$rows" --trace "$out/trace.json.gz"
+        lines=40
         step 50 counters ncu --clock-control none --launch-count 1 --kernel-name regex:gather_attention \
             --section LaunchStats --section Occupancy --section SpeedOfLight --section ComputeWorkloadAnalysis \
             --section MemoryWorkloadAnalysis --section SchedulerStats --section WarpStateStats --print-details all \
