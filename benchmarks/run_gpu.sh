@@ -62,9 +62,9 @@ fi
 case $call in
     A)
         lines=14
-        step 35 ceilings "$python" benchmarks/ceilings.py --json "$rows"
+        step 50 ceilings "$python" benchmarks/ceilings.py --json "$rows"
         # test_signatures needs no GPU, and test_large comes with C.
-        step 190 correctness "$python" -m pytest -q -p no:cacheprovider --tb=short "${parallel[@]}" "${quick[@]}" \
+        step 185 correctness "$python" -m pytest -q -p no:cacheprovider --tb=short "${parallel[@]}" "${quick[@]}" \
             --ignore tests/kernels/test_signatures.py --ignore tests/kernels/test_large.py \
             tests/kernels tests/svg_core/test_attention.py tests/svg_core/test_gpu.py
         [ "$out" = --plan ] || cp kernels/tile_configs.json "$out/"
@@ -89,9 +89,9 @@ case $call in
         ;;
     C)
         lines=11
-        step 50 planning "$python" benchmarks/planning.py --shapes wan14b_720p hunyuan_720p --repeats 5 --json "$rows"
+        step 65 planning "$python" benchmarks/planning.py --shapes wan14b_720p hunyuan_720p --repeats 5 --json "$rows"
         step 35 kmeans "$python" benchmarks/kmeans.py --shapes wan14b_720p --repeats 5 --json "$rows"
-        step 115 hunyuan "$python" benchmarks/attention.py --shapes hunyuan_720p --densities 0.25 --repeats 3 --seconds 85 \
+        step 105 hunyuan "$python" benchmarks/attention.py --shapes hunyuan_720p --densities 0.25 --repeats 3 --seconds 75 \
             --json "$rows"
         step 45 memory "$python" benchmarks/memory.py --shapes wan14b_720p --repeats 2 --json "$rows"
         step 45 small "$python" benchmarks/profile_call.py --mode small # compiles for the two after it
