@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from unittest.mock import patch
 from weakref import finalize
@@ -60,9 +61,12 @@ def _storage(x: torch.Tensor) -> int:
 
 
 @contextmanager
-def kernels_do_nothing():
-    """Triton's launches return at once; torch's own operators go on."""
+def kernels_do_nothing(started: Callable[[str], None] = lambda name: None):
+    """Triton's launches return at once, after `started` was told the kernel's name; torch's own operators go on."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    with patch.object(InterpretedFunction, "__getitem__", lambda self, grid: lambda *args, **kwargs: None):
+    def launcher(self, grid):
+        return lambda *args, **kwargs: started(self.fn.__name__)
+
+    with patch.object(InterpretedFunction, "__getitem__", launcher):
         yield

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from sparse_videogen.kernels.gather_attention import Plan
 from sparse_videogen.svg_core import attention
+from sparse_videogen.svg_core.planned import tile_rows, whole
 from sparse_videogen.svg_core.tiles import cut
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Blocks:
 
 
 def plan(q: Tensor, k: Tensor, v: Tensor, config: Blocks, layout, state, key, **options):
-    """Yields one plan for all heads; blocks of BLOCK tokens in a row, every tile its own best key blocks."""
+    """One plan for all heads; blocks of BLOCK tokens in a row, every tile its own best key blocks."""
     (b, h, n, _), blocks = q.shape, -(-q.shape[2] // BLOCK)
     rows = cut(torch.arange(n, dtype=torch.int32, device=q.device), BLOCK)
     if config.random:
@@ -39,7 +40,8 @@ def plan(q: Tensor, k: Tensor, v: Tensor, config: Blocks, layout, state, key, **
     index = torch.where(index < 0, n, index).sort(-1).values.int()
     count = (index < n).sum(-1).int()
     sets = torch.arange(b * h, dtype=torch.int32, device=q.device).view(b, h)
-    yield slice(None), Plan(sets, rows.expand(b * h, -1, -1), index.clamp(max=n - 1), count)
+    tiles = rows.expand(b * h, -1, -1)
+    return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), tile_rows(tiles))
 
 
 def _means(x: Tensor, rows: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
-"""Does every kernel compile for every GPU that is supported, without spills, within its shared memory, on its matrix units?
+"""Does every kernel compile for every GPU that is supported: no spills, within shared memory, on the matrix units, prefetching?
 
-Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok.
+Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok. On NVIDIA's GPUs
+a kernel in 16 bit must have a tile on its way while it computes another (`prefetch` at least 1), and none of its matrix
+instructions may wait for the one before (`serialised`). One exception: the assembler in Triton 3.3 (ptxas 12.4)
+serialises every wgmma of sm_90 that it meets in a loop, whatever the source; newer ones do not.
 """
 
 from __future__ import annotations
@@ -10,16 +13,20 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+
+import machine_code
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 KIB = 1024
+SERIALISES = "3.3."  # Triton whose assembler serialises wgmma
 ELEMENT = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
 
 
@@ -62,7 +69,8 @@ class Case:
         op, kernel: folder under kernels/ and function in its triton_kernel.py.
         pointers: argument name -> element type; "x" is the variant's dtype.
         floats: arguments that are floating point numbers; all others are integers.
-        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own.
+        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own; or a function
+            of the config that gives them.
         matrix: the kernel lives on matrix instructions, and has a config in the table.
         num_warps: of a kernel without one.
     """
@@ -71,7 +79,7 @@ class Case:
     kernel: str
     pointers: dict[str, str]
     floats: tuple[str, ...] = ()
-    variants: tuple[dict, ...] = ({},)
+    variants: tuple[dict, ...] | Callable[..., list[dict]] = ({},)
     matrix: bool = True
     num_warps: int = 4
     head_dims: tuple[int, ...] = (64, 128)
@@ -83,6 +91,13 @@ def pointers(**by_type: str) -> dict[str, str]:
     return {f"{name}_ptr": element for element, names in by_type.items() for name in names.split()}
 
 
+def attention_passes(config) -> list[dict]:
+    """Every launch that gather_attention makes with this config, over all its options."""
+    passes = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel").passes
+    made = [passes(order, config.tail_apart, lse) for order, lse in ((0, False), (1, False), (2, False), (2, True))]
+    return list({str(one): one for launches in made for one in launches}.values())
+
+
 NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
 CASES = (
     Case(
@@ -91,13 +106,20 @@ CASES = (
         pointers(
             x="q k v out k_mean k_variance v_mean",
             i32="set_of_head query_index key_index key_count",
-            fp32="lse log2_size",
+            fp32="lse log_size",
             u8="kept",
         ),
         floats=("qk_scale", "second_order_scale", "second_order_cap"),
-        variants=tuple({"TAIL": tail, "WITH_LSE": lse} for tail, lse in ((0, False), (1, False), (2, False), (2, True))),
+        variants=attention_passes,
     ),
-    Case("assign", "_assign_kernel", pointers(x="x centroids", fp32="half_norm", i32="labels")),
+    Case("assign", "_assign_kernel", pointers(x="x padded", fp32="half_norm", i32="labels")),
+    Case(
+        "assign",
+        "_pad_centroids_kernel",
+        pointers(x="padded", fp32="centroids half_norm"),
+        variants=({"BLOCK_N": 32}, {"BLOCK_N": 64}),
+        matrix=False,
+    ),
     Case(
         "centroids",
         "_centroids_kernel",
@@ -114,13 +136,24 @@ CASES = (
     ),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
     Case("select", "_select_kernel", pointers(fp32="mass", u8="kept"), floats=("top_p",), **NO_HEADS),
-    Case("pack", "_pack_lists_kernel", pointers(i32="order start length ends index"), num_warps=1, **NO_HEADS),
+    Case(
+        "pack",
+        "_pack_lists_kernel",
+        pointers(i32="order start length index count", u8="kept"),
+        variants=({"HAS_KEPT": False}, {"HAS_KEPT": True}),
+        num_warps=1,
+        **NO_HEADS,
+    ),
 )
 
 
-def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
-    """Compiles one kernel for one target; the row that is printed."""
-    case, target, head_dim, dtype, variant = job
+def row_of(job: tuple) -> dict:
+    """Compiles one kernel for one target; the row that is printed.
+
+    Args:
+        job: case, target, head_dim, dtype, tile config by its short name (or None), variant.
+    """
+    case, target, head_dim, dtype, config, variant = job
     import triton
     from load_pack import load_pack
     from triton.backends.compiler import GPUTarget
@@ -133,21 +166,19 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
     constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
     constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
-    described = "-"
-    if case.matrix:
-        config = configs.config_for(case.op, head_dim, target.arch, dtype == "fp32")
-        launch = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
-        constants |= {"TAIL_BLOCK_N": config.tail_block_n, "SPREAD_D": config.spread_d}
-        described = f"{config.block_m}x{config.block_n} w{config.num_warps} s{config.num_stages}"
+    if config:
+        launch = configs.TileConfig.parse(config).launch
+        constants |= configs.TileConfig.parse(config).constexprs
     constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
+        "op": "compiled",
+        "triton": triton.__version__,
         "kernel": case.kernel.strip("_").removesuffix("_kernel"),
         "target": target.arch,
         "dtype": dtype,
         "head_dim": head_dim,
-        "variant": " ".join(f"{name}={value}" for name, value in variant.items()),
-        "config": described,
+        "variant": " ".join(name if on is True else f"{name}={on}" for name, on in variant.items() if on is not False),
+        "config": config or "-",
     }
     source = triton.compiler.ASTSource(
         fn=kernel,
@@ -162,10 +193,13 @@ def rows_of(job: tuple[Case, Target, int, str, dict]) -> dict:
     except Exception as error:  # a compiler's failure is what this script is here to report
         return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     row |= _resources(compiled, target)
+    row |= _loops(compiled, target) if target.backend == "cuda" and case.matrix else {}
     row["ok"] = (
         row["spill_bytes"] == 0
         and row["shared_bytes"] <= target.shared_limit
         and (not case.matrix or dtype == "fp32" or row["matrix_op"] in target.matrix_ops)
+        and (dtype == "fp32" or row.get("prefetch", 1) >= 1)
+        and (not row.get("serialised") or triton.__version__.startswith(SERIALISES))
     )
     return row
 
@@ -183,7 +217,8 @@ def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
 
 def _resources(compiled, target: Target) -> dict:
     assembly = compiled.asm["ptx"] if target.backend == "cuda" else compiled.asm["amdgcn"]
-    registers, spill_bytes = _nvidia_usage(compiled.asm["cubin"]) if target.backend == "cuda" else _amd_usage(assembly)
+    read = machine_code.resources if target.backend == "cuda" else _amd_usage
+    registers, spill_bytes = read(compiled.asm["cubin"] if target.backend == "cuda" else assembly)
     matrix_op = next((name for name, pattern in MATRIX_OPS.items() if re.search(pattern, assembly)), "none")
     return {
         "registers": registers,
@@ -191,6 +226,16 @@ def _resources(compiled, target: Target) -> dict:
         "shared_bytes": compiled.metadata.shared,
         "shared_limit": target.shared_limit,
         "matrix_op": matrix_op,
+    }
+
+
+def _loops(compiled, target: Target) -> dict:
+    """What `machine_code` reads: prefetch depth, whether wgmma is serialised, and the loops' instructions."""
+    ptx = compiled.asm["ptx"]
+    return {
+        "prefetch": machine_code.prefetch(ptx) or 0,
+        "serialised": "wgmma" in target.matrix_ops and machine_code.serialised(ptx, f"sm_{target.triton_arch}a"),
+        "loops": [vars(turn) for turn in machine_code.turns(compiled.asm["cubin"])],
     }
 
 
@@ -204,68 +249,59 @@ def _stand_in_for_linker() -> None:
     os.environ["TRITON_HIP_LLD_PATH"] = str(script)
 
 
-def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
-    import triton.backends.nvidia
-
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    return int(found[1]), int(found[2]) + int(found[3])
-
-
 def _amd_usage(assembly: str) -> tuple[int, int]:
     registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
     spilled = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
     return int(registers[1]), 4 * int(spilled[1])
 
 
-def _has_config(config_for, *key) -> bool:
-    """Whether the table has a config; where it says that none fits, torch does the work and there is nothing to compile."""
-    try:
-        config_for(*key)
-    except RuntimeError:
-        return False
-    return True
+def _jobs(arguments: argparse.Namespace):
+    """Yields what `row_of` takes, for all that was asked for and has a config, or needs none."""
+    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+    for case, target in product(CASES, TARGETS):
+        if arguments.kernels and case.op not in arguments.kernels or arguments.targets and target.arch not in arguments.targets:
+            continue
+        for head_dim, dtype in product(case.head_dims, case.dtypes):
+            if arguments.dtypes and dtype not in arguments.dtypes:
+                continue
+            names = arguments.configs if case.matrix else [None]
+            if not names:
+                try:
+                    names = [str(configs.config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
+                except configs.NoTileConfig:  # torch does the work there
+                    continue
+            for name in names:
+                variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants
+                yield from ((case, target, head_dim, dtype, name, variant) for variant in variants)
 
 
 def main() -> None:
     """Prints a row a kernel, target, dtype, head_dim and variant."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file to write all rows to")
+    parser.add_argument("--json", type=Path, help="file to write all rows to; one a line if it ends in .jsonl")
     parser.add_argument("--kernels", nargs="+", help="only these ops")
     parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
     parser.add_argument("--dtypes", nargs="+", help="only these element types")
+    parser.add_argument("--configs", nargs="+", help="tile configs to try in place of the table's, such as 128x32w8s5t32d128a")
     arguments = parser.parse_args()
     from load_pack import load_pack
 
     _stand_in_for_linker()
     load_pack()
-    table = importlib.import_module("sparse_videogen.kernels.tile_configs").config_for
-    jobs = [
-        (case, target, head_dim, dtype, variant)
-        for case in CASES
-        if not arguments.kernels or case.op in arguments.kernels
-        for target in TARGETS
-        if not arguments.targets or target.arch in arguments.targets
-        for head_dim in case.head_dims
-        for dtype in case.dtypes
-        if not arguments.dtypes or dtype in arguments.dtypes
-        if not case.matrix or _has_config(table, case.op, head_dim, target.arch, dtype == "fp32")
-        for variant in case.variants
-    ]
-    columns = {"kernel": 18, "target": 9, "dtype": 6, "head_dim": 9, "variant": 24, "config": 16, "registers": 10}
-    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "ok": 6, "error": 0}
+    jobs = list(_jobs(arguments))
+    columns = {"kernel": 17, "target": 9, "dtype": 6, "head_dim": 9, "variant": 26, "config": 26, "registers": 10}
+    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "prefetch": 9, "serialised": 11}
+    columns |= {"ok": 6, "error": 0}
     print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
     rows = []
     with ProcessPoolExecutor(max_workers=2) as pool:
-        for row in pool.map(rows_of, jobs):
+        for row in pool.map(row_of, jobs):
             rows.append(row)
             print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        lines = arguments.json.suffix == ".jsonl"
+        text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
+        arguments.json.write_text(text + "\n")
     failed = sum(not row["ok"] for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} ok")
     sys.exit(failed > 0)

@@ -64,7 +64,7 @@ def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: Video
     config = (SVGConfig if method.node == "SVGAttention" else SVG2Config)(**method.inputs)
     planner = svg.plan if isinstance(config, SVGConfig) else svg2.plan
     options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": 64, "backend": "torch", "workspace_bytes": 1 << 30}
-    ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options)
+    ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options).parts
     mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
     s = int(plan.set_of_head[0, head])
     for t, rows in enumerate(plan.query_index[s]):

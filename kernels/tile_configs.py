@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ class NoTileConfig(RuntimeError):
     """The table says that no config fits the registers of this architecture: torch does the work there."""
 
 
+# gather_attention's tail finds its rows without an index: as far ahead with 3 as the lists' loop with 5, in less memory.
+TAIL_STAGES = 3
+# Compute capabilities that have another's units and no less shared memory.
+ALIASES = {"8.7": "8.6", "10.3": "10.0", "12.1": "12.0"}
 TABLE = Path(__file__).with_name("tile_configs.json")
 
 
@@ -29,6 +34,7 @@ class TileConfig:
         num_warps, num_stages: as Triton names them.
         tail_block_n, spread_d: of gather_attention's tail: clusters of one step, and columns of q * q made at a time;
             all of them at once is faster where the registers hold them.
+        tail_apart: of gather_attention: the tail is a launch of its own, so that its registers do not count for the lists'.
     """
 
     block_m: int
@@ -37,6 +43,36 @@ class TileConfig:
     num_stages: int
     tail_block_n: int | None = None
     spread_d: int | None = None
+    tail_apart: bool = False
+
+    @property
+    def launch(self) -> dict:
+        """What Triton takes beside a kernel's arguments; newer versions fuse a * b + c only where they are asked to."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+    @property
+    def constexprs(self) -> dict:
+        """The kernel's arguments that follow from the config; each kernel takes those that it has."""
+        tail = {"TAIL_BLOCK_N": self.tail_block_n, "SPREAD_D": self.spread_d, "TAIL_STAGES": min(self.num_stages, TAIL_STAGES)}
+        return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n} | (tail if self.tail_block_n else {})
+
+    def __str__(self) -> str:
+        """In short: "128x64w8s5t32d128" has 8 warps, 5 stages, a tail by 32 and 128; with "a" behind, it is apart."""
+        tail = f"t{self.tail_block_n}d{self.spread_d}" + "a" * self.tail_apart if self.tail_block_n else ""
+        return f"{self.block_m}x{self.block_n}w{self.num_warps}s{self.num_stages}{tail}"
+
+    @classmethod
+    def parse(cls, name: str) -> TileConfig:
+        """The config that is called so in short.
+
+        Raises:
+            ValueError: nothing is called so.
+        """
+        found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+)d(\d+)(a?))?", name)
+        if not found:
+            raise ValueError(f"tile config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d128a")
+        *numbers, apart = found.groups()
+        return cls(*(None if x is None else int(x) for x in numbers), tail_apart=bool(apart))
 
 
 def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TileConfig:
@@ -46,13 +82,13 @@ def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype
 
 @functools.cache
 def config_for(op: str, head_dim: int, arch: str, float32: bool = False) -> TileConfig:
-    """As `tile_config`, for an architecture by name: its own entry, its generation's ("gfx9", "gfx1"), or the default.
+    """As `tile_config`, for an architecture by name: its own or its alias's entry, its generation's ("gfx9"), or the default.
 
     Raises:
         NoTileConfig: there is no Triton kernel for this combination, or none before the entry's "min_triton".
     """
     by_arch = table()[op]
-    entry = next(by_arch[key] for key in (arch, arch[:4], "default") if key in by_arch)
+    entry = next(by_arch[key] for key in (ALIASES.get(arch, arch), arch[:4], "default") if key in by_arch)
     key = f"{head_dim}-float32" if float32 else str(head_dim)
     config = dict(entry[key] or {})
     if not config or tuple(config.pop("min_triton", ())) > triton_version():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import choose_backend
-from ..kernels.gather_attention import Plan, computed_blocks, gather_attention, tile_rows
+from ..kernels.gather_attention import computed_blocks, gather_attention, tile_rows
 from ..kernels.sample_rows import sample_rows
 from . import svg, svg2
 from .config import SVG2Config, SVGConfig
 from .layout import VideoLayout
+from .planned import Planned
 from .sampling import stratified
 from .state import SparseState
 from .tiles import read_mask, text_plan
@@ -109,26 +110,28 @@ def sparse_attention(
     options = {"sm_scale": sm_scale, "backend": backend, "workspace_bytes": workspace_bytes}
 
     out = torch.empty_like(q)
-    pairs, computed, kept = (torch.zeros(q.shape[:2], device=q.device) for _ in range(3))
-    pattern = torch.zeros(q.shape[:2], dtype=torch.int32, device=q.device)
-    for heads, plan in plans(q, k, v, config, layout, state, key, **options):
-        gather_attention(q[:, heads], k[:, heads], v[:, heads], plan, sm_scale=sm_scale, out=out[:, heads], backend=backend)
-        pairs[:, heads] += plan.pairs()
-        computed[:, heads] += plan.pairs(*computed_blocks(q, backend))
-        pattern[:, heads] = plan.set_of_head
-        if plan.kept is not None:
-            kept[:, heads] = plan.kept
-        del plan  # its lists make room for the next heads'
+    planned = plans(q, k, v, config, layout, state, key, **options)
+    for queries in planned:
+        for where, plan in queries.parts:
+            gather_attention(q[where], k[where], v[where], plan, sm_scale=sm_scale, out=out[where], backend=backend)
+            del plan  # its lists make room for the next heads'
+    pairs = sum(queries.pairs() for queries in planned)
+    computed = sum(queries.pairs(*computed_blocks(q, backend)) for queries in planned)
+    video = planned[-1]
 
+    rows = _sampled_rows(layout, q.device, state)
+    sampled = out.index_select(2, rows).float()
     error = exact_finite = None
     if measure_error or max_error:
-        error, exact_finite = _compare(out, q, k, v, layout, state, sm_scale, backend)
+        masks = read_mask(layout, q.device, state).expand(1, len(rows), -1) if layout.masked else None
+        exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
+        error, exact_finite = (sampled - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1)), _finite(exact)
     stats = AttentionStats(
         density=pairs / layout.tokens**2,
         computed=computed / layout.tokens**2,
-        pattern=pattern if isinstance(config, SVGConfig) else None,
-        kept=kept if isinstance(config, SVG2Config) else None,
-        finite=_finite(out, layout),
+        pattern=video.set_of_head if isinstance(config, SVGConfig) else None,
+        kept=video.kept,
+        finite=_finite(sampled),
         exact_finite=exact_finite,
         error=error,
         dense=torch.zeros_like(pairs, dtype=torch.bool),
@@ -148,17 +151,16 @@ def plans(
     sm_scale: float,
     backend: str,
     workspace_bytes: int = WORKSPACE_BYTES,
-) -> Iterator[tuple[slice, Plan]]:
-    """Yields (heads, plan) until every query row of every head stood in a plan: the text's, then the method's.
+) -> list[Planned]:
+    """The text's queries, if there are any, then the video's; every row of every head stands in one of their plans.
 
     Args:
         as in `sparse_attention`, with the backend chosen.
     """
-    block_m = tile_rows(q.shape[-1], q.device, q.dtype)
-    if layout.text_tokens:
-        yield slice(None), text_plan(layout, q.shape[:2], block_m, q.device, state)
-    options = {"sm_scale": sm_scale, "block_m": block_m, "backend": backend, "workspace_bytes": workspace_bytes}
-    yield from PLANNERS[type(config)](q, k, v, config, layout, state, key, **options)
+    options = {"block_m": tile_rows(q.shape[-1], q.device, q.dtype), "sm_scale": sm_scale}
+    options |= {"backend": backend, "workspace_bytes": workspace_bytes}
+    text = [text_plan(layout, q.shape[:2], options["block_m"], q.device, state)] if layout.text_tokens else []
+    return [*text, PLANNERS[type(config)](q, k, v, config, layout, state, key, **options)]
 
 
 @_without_autocast
@@ -183,24 +185,17 @@ def warm_up(
         state.put(key, memory)
 
 
-def _sampled_rows(layout: VideoLayout, device: torch.device) -> Tensor:
+def _sampled_rows(layout: VideoLayout, device: torch.device, state: SparseState) -> Tensor:
     """Rows of the video to look at, [S] int64."""
-    return stratified(min(ERROR_ROWS, layout.video_tokens), layout.video_tokens, device) + layout.text_before
+    count = min(ERROR_ROWS, layout.video_tokens)
+    return state.once(
+        ("rows", layout, device), lambda: stratified(count, layout.video_tokens, device) + layout.text_before
+    )
 
 
-def _compare(
-    out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, state: SparseState, sm_scale: float, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Relative error of the sampled rows, and whether dense attention is finite there, both [B, H]."""
-    rows = _sampled_rows(layout, q.device)
-    masks = read_mask(layout, q.device, state).expand(1, len(rows), -1) if layout.masked else None
-    exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
-    error = (out.index_select(2, rows).float() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
-    return error, exact.isfinite().all(-1).all(-1)
-
-
-def _finite(out: Tensor, layout: VideoLayout) -> Tensor:
-    return out.index_select(2, _sampled_rows(layout, out.device)).isfinite().all(-1).all(-1)
+def _finite(rows: Tensor) -> Tensor:
+    """Whether all of rows [B, H, S, D] are finite numbers, [B, H]: 0 * x is NaN where x is not."""
+    return (0 * rows).sum((-2, -1)) == 0
 
 
 def _limit_error(
@@ -225,7 +220,7 @@ def _limit_error(
         stats,
         density=stats.density.masked_fill(dense, 1),
         computed=stats.computed + dense,
-        finite=_finite(out, layout),
+        finite=_finite(out.index_select(2, _sampled_rows(layout, q.device, state))),
         error=stats.error.masked_fill(dense, 0),
         dense=dense,
     )

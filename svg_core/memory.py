@@ -13,6 +13,7 @@ from .svg2 import list_bytes
 
 # Partial results of the rows that profile a head, by head_dim: so many programs run, whatever the shape.
 PROFILE_BYTES = 288 << 10
+BLOCK_C = 1024  # the choice's masses are in whole blocks of so many clusters
 
 
 def call_bytes(
@@ -36,14 +37,15 @@ def call_bytes(
         longest = max(band.prefix + max(end - begin for begin, end in zip(*band.tile_ranges(), strict=True)) for band in bands)
         return 8 * tiles * (block_m + longest) + 2 * rows * layout.tokens + head_dim * PROFILE_BYTES
     q_clusters, k_clusters = (min(n, layout.video_tokens) for n in (config.q_clusters, config.k_clusters))
-    lists = list_bytes(config, layout, batch, block_m)
+    lists = list_bytes(config, layout, block_m)
     together = min(heads, max(1, workspace_bytes // lists))
     if config.tile_cut == "cluster":
         tiles += q_clusters
-    chosen = 4 * batch * together * (q_clusters * k_clusters + tiles * (2.25 * k_clusters + 2 * block_m))
+    chosen = batch * heads * tiles * (k_clusters + 4 * block_m)  # clusters that a tile keeps, and its rows
     labels = 16 * batch * heads * layout.video_tokens
     centroids = 4 * batch * heads * head_dim * (q_clusters + k_clusters * (2 if config.tail == "second_order" else 1))
-    return int(together * lists + chosen + labels + centroids)
+    choice = 4 * batch * heads * (q_clusters * k_clusters + tiles * -(-k_clusters // BLOCK_C) * BLOCK_C)  # before the lists
+    return max(together * lists, choice) + chosen + labels + centroids
 
 
 def state_bytes(config: SVGConfig | SVG2Config, layout: VideoLayout, *, batch: int, heads: int, head_dim: int) -> int:
@@ -60,4 +62,4 @@ def can_split(config: SVGConfig | SVG2Config, layout: VideoLayout, q: Tensor, wo
     if isinstance(config, SVGConfig):
         return False
     block_m = tile_rows(q.shape[3], q.device, q.dtype)
-    return workspace_bytes >= 2 * list_bytes(config, layout, q.shape[0], block_m)
+    return workspace_bytes >= 2 * list_bytes(config, layout, block_m)

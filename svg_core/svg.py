@@ -7,7 +7,7 @@ A tile reads the union of its rows' bands; all rows read the text and, with `fir
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from ..kernels.pack import pack_lists
 from ..kernels.sample_rows import sample_rows
 from .config import SVGConfig
 from .layout import VideoLayout
+from .planned import Planned, tile_rows, whole
 from .sampling import stratified
 from .state import SparseState
 from .tiles import cut, read_mask, text_keys
@@ -31,12 +32,14 @@ class Patterns:
 
     Attributes:
         query_index: [P, T, M] int32, query_index of the plan.
+        tile_rows: [P, T] int32, rows of each tile.
         key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
         rows: [S] int64, query rows that profile a head.
         masks: [P, S, N] bool, which keys these rows read; first all that are not masked, if some are.
     """
 
     query_index: Tensor
+    tile_rows: Tensor
     key_index: Tensor
     key_count: Tensor
     rows: Tensor
@@ -56,8 +59,8 @@ def plan(
     block_m: int,
     backend: str,
     workspace_bytes: int,
-) -> Iterator[tuple[slice, Plan]]:
-    """Yields (heads, plan) of the video's queries: once, for all heads, since they share the lists of two patterns.
+) -> Planned:
+    """Plans the video's queries: all heads at once, since they share the lists of two patterns.
 
     The plan's `set_of_head` is the pattern of each head: the one of lower squared error on the sampled rows.
     There is nothing to split, so `workspace_bytes` bounds nothing.
@@ -66,9 +69,9 @@ def plan(
     patterns = state.once(patterns_key, lambda: build_patterns(config, layout, block_m, q.device, state, backend))
     sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
-    error = (patterned - exact).square().mean((-2, -1))
+    error = (patterned - exact).norm(dim=(-2, -1))
     pattern = error.argmin(-1).int()
-    yield slice(None), Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
+    return whole(Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count), patterns.tile_rows)
 
 
 def build_patterns(
@@ -102,7 +105,10 @@ def build_patterns(
 
     start, length = torch.stack(starts), torch.stack(lengths)
     key_index, key_count = pack_lists(torch.stack(key_orders), start, length, capacity=capacity, backend=backend)
-    return Patterns(torch.stack(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks))
+    query_index = torch.stack(query_index)
+    return Patterns(
+        query_index, tile_rows(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks)
+    )
 
 
 def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) -> Tensor:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.centroids import Centroids, centroids
@@ -22,6 +22,7 @@ from ..kernels.select import select
 from .config import SVG2Config
 from .kmeans import initial_centroids, kmeans
 from .layout import VideoLayout
+from .planned import Planned, tile_rows
 from .state import SparseState
 from .tiles import cut, text_keys
 
@@ -34,11 +35,6 @@ class Clusters:
     keys: Groups
     query_centroids: Centroids
     key_centroids: Centroids
-
-    def of(self, heads: slice) -> Clusters:
-        """The same for a group of heads."""
-        parts = (self.queries, self.keys, self.query_centroids, self.key_centroids)
-        return Clusters(*(type(part)(*(None if x is None else x[:, heads] for x in part)) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -76,23 +72,51 @@ def plan(
     block_m: int,
     backend: str,
     workspace_bytes: int,
-) -> Iterator[tuple[slice, Plan]]:
-    """Yields (heads, plan) of the video's queries, as many heads at a time as `workspace_bytes` of key lists allow."""
+) -> Planned:
+    """Plans the video's queries: all heads at once, but key lists of as many at a time as `workspace_bytes` allow."""
     clusters, memory = update_clusters(q, k, config, layout, state.get(key), final=True, backend=backend)
-    text = text_keys(layout, q.device, state)
-    step = max(1, workspace_bytes // list_bytes(config, layout, q.shape[0], block_m))
-    for head in range(0, q.shape[1], step):
-        heads = slice(head, head + step)
-        yield heads, plan_heads(v[:, heads], clusters.of(heads), text, config, layout, sm_scale, block_m, backend)
-    state.put(key, memory)  # last: a call that runs out of memory on the way can be made again
+    query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
+    kept = choose(clusters, row_labels, config, sm_scale, backend)
+    tail = None if config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, backend)
+    rows = tile_rows(row_labels)
+    share = kept.float().mean(-1).sum(-1) / (rows > 0).sum(-1)
+    sets = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
+    key_count = torch.empty_like(rows)
+
+    order = torch.cat([text_keys(layout, q.device, state).expand(*kept.shape[:2], -1), clusters.keys.order], -1)
+    order[..., layout.text_keys :] += layout.text_before
+    start, size = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.size
+
+    def part(b: int, heads: slice) -> Plan:
+        reads = kept[b, heads]
+        key_index, count = pack_lists(
+            order[b, heads],
+            *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, size)),
+            kept=reads,
+            prefix=layout.text_keys,
+            capacity=None if q.device.type == "cpu" else order.shape[2],
+            count=key_count[b, heads],
+            backend=backend,
+        )
+        skipped = None if tail is None else Tail(*(None if x is None else x[b : b + 1, heads] for x in tail), reads)
+        return Plan(sets[:1, : len(key_index)], query_index[b, heads], key_index, count, skipped)
+
+    def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
+        step = max(1, workspace_bytes // list_bytes(config, layout, block_m))
+        for b, head in product(range(q.shape[0]), range(0, q.shape[1], step)):
+            heads = slice(head, head + step)
+            yield (slice(b, b + 1), heads), part(b, heads)
+        state.put(key, memory)  # last: a call that runs out of memory on the way can be made again
+
+    return Planned(sets, rows.flatten(0, 1), key_count.flatten(0, 1), parts(), share)
 
 
-def list_bytes(config: SVG2Config, layout: VideoLayout, batch: int, block_m: int) -> int:
+def list_bytes(config: SVG2Config, layout: VideoLayout, block_m: int) -> int:
     """Bytes of one head's key lists: at full length, since on a GPU the real one is not known without waiting."""
     tiles = -(-layout.video_tokens // block_m)
     if config.tile_cut == "cluster":
         tiles += min(config.q_clusters, layout.video_tokens)
-    return 4 * batch * tiles * (layout.video_tokens + layout.text_keys)
+    return 4 * tiles * (layout.video_tokens + layout.text_keys)
 
 
 def update_clusters(
@@ -142,57 +166,20 @@ def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str)
     return Clusters(queries, keys, query_centroids, key_centroids)
 
 
-def plan_heads(
-    v: Tensor,
-    clusters: Clusters,
-    text: Tensor,
-    config: SVG2Config,
-    layout: VideoLayout,
-    sm_scale: float,
-    block_m: int,
-    backend: str,
-) -> Plan:
-    """The plan of a group of heads, from their clusters and the `text_keys`."""
-    b, h = v.shape[:2]
+def choose(clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str) -> Tensor:
+    """Which key clusters each tile reads, [B, H, T, Ck] bool, by the mass that their centroids promise."""
+    mean, size = clusters.key_centroids.mean, clusters.key_centroids.size
+    log_size = size.log().flatten(0, 1).unsqueeze(1)
+    queries, keys = clusters.query_centroids.mean.flatten(0, 1), mean.flatten(0, 1).transpose(1, 2)
+    probs = torch.baddbmm(log_size, queries, keys, alpha=sm_scale).softmax(-1)
+    return select(probs.unflatten(0, mean.shape[:2]), row_labels, config.top_p, config.min_keep, backend=backend)
+
+
+def tail_terms(v: Tensor, clusters: Clusters, backend: str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """k_mean, k_variance, v_mean and log_size of `Tail`, in the dtype of v [B, H, Nv, D]."""
     mean, size, variance = clusters.key_centroids
-    query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
-    scores = (clusters.query_centroids.mean @ mean.transpose(2, 3)) * sm_scale + size.float().log().unsqueeze(2)
-    kept = select(scores.softmax(-1), row_labels, config.top_p, config.min_keep, backend=backend)
-    has_rows = (query_index >= 0).any(-1)
-    key_index, key_count = key_lists(clusters.keys, text, kept, has_rows, layout, backend)
-    share = kept.float().mean(-1).sum(-1) / has_rows.sum(-1)
-
-    tail = None
-    if config.tail != "off":
-        v_mean = centroids(v[:, :, layout.video], clusters.keys, backend=backend).mean
-        mean, variance, v_mean = (None if x is None else x.to(v.dtype) for x in (mean, variance, v_mean))
-        tail = Tail(mean, variance, v_mean, size, kept.flatten(0, 1))
-    sets = torch.arange(b * h, dtype=torch.int32, device=v.device).view(b, h)
-    return Plan(sets, query_index.flatten(0, 1), key_index, key_count, tail, share)
-
-
-def key_lists(
-    keys: Groups, text: Tensor, kept: Tensor, has_rows: Tensor, layout: VideoLayout, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Each tile's keys: the text, then the clusters that it keeps; key_index and key_count of the plan.
-
-    Args:
-        keys: groups of the video's keys.
-        text: [text_keys] int32.
-        kept: [B, H, T, C] bool.
-        has_rows: [B, H, T] bool; a tile without rows reads nothing.
-    """
-    order = torch.cat([text.expand(*kept.shape[:2], -1), keys.order + layout.text_before], -1)
-    # One segment of text, then one a cluster.
-    start = F.pad(keys.offsets[..., :-1] + layout.text_keys, (1, 0), value=0)
-    length = F.pad(kept * keys.size.unsqueeze(2), (1, 0), value=layout.text_keys) * has_rows.unsqueeze(-1)
-    return pack_lists(
-        order.flatten(0, 1),
-        start.flatten(0, 1).unsqueeze(1).expand(-1, kept.shape[2], -1),
-        length.flatten(0, 1),
-        capacity=None if kept.device.type == "cpu" else order.shape[2],
-        backend=backend,
-    )
+    v_mean = centroids(v, clusters.keys, backend=backend).mean
+    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), size.log()
 
 
 def query_tiles(queries: Groups, config: SVG2Config, layout: VideoLayout, block_m: int) -> tuple[Tensor, Tensor]:

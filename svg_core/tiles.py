@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..kernels.gather_attention import Plan
 from .layout import VideoLayout
+from .planned import Planned, tile_rows, whole
 from .state import SparseState
 
 
@@ -44,14 +45,17 @@ def read_mask(layout: VideoLayout, device: torch.device, state: SparseState) -> 
     return read.index_fill_(0, text_keys(layout, device, state).long(), True)
 
 
-def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState) -> Plan:
+def text_plan(
+    layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState
+) -> Planned:
     """Text queries read everything: their plan for [B, H] heads, apart from the video's since its lists are so long."""
     rows = cut(text_queries(layout, device), block_m)
     video = torch.arange(layout.video.start, layout.video.stop, dtype=torch.int32, device=device)
     keys = torch.cat([text_keys(layout, device, state), video])
-    return Plan(
+    plan = Plan(
         set_of_head=torch.zeros(heads, dtype=torch.int32, device=device),
         query_index=rows.unsqueeze(0),
         key_index=keys.expand(1, len(rows), -1),
         key_count=torch.full((1, len(rows)), len(keys), dtype=torch.int32, device=device),
     )
+    return whole(plan, tile_rows(plan.query_index))

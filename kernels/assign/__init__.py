@@ -10,6 +10,8 @@ from ..backend import run
 def assign(x: Tensor, centroids: Tensor, *, backend: str = "torch") -> Tensor:
     """labels[b, h, n] = argmin_c |x[b, h, n] - centroids[b, h, c]|^2, the lowest c where distances tie.
 
+    Triton takes distances for equal that differ by less than 2^-18 of |x|^2 + |c|^2 (with up to 32 blocks of centroids).
+
     Args:
         x: [B, H, N, D], fp16, bf16 or fp32, any strides.
         centroids: [B, H, C, D], any float dtype.

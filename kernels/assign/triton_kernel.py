@@ -11,15 +11,36 @@ from ..rows import token_rows
 from ..tile_configs import tile_config
 
 
-@triton.jit(do_not_specialize=["n_heads", "n_tokens", "n_clusters", "stride_xb", "stride_xh", "stride_xn"])
+@triton.jit(do_not_specialize=["n_clusters"])
+def _pad_centroids_kernel(
+    centroids_ptr,  # [B * H, C, D]
+    padded_ptr,  # [B * H, C in whole blocks, D] of the tokens' dtype, negated
+    half_norm_ptr,  # [B * H, C in whole blocks] float32
+    n_clusters,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    bh = tl.program_id(1).to(tl.int64)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, HEAD_DIM)
+    rows = bh * n_clusters + tl.minimum(columns, n_clusters - 1)
+    padded = tl.load(centroids_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :]).to(padded_ptr.dtype.element_ty)
+    cells = bh * tl.num_programs(0) * BLOCK_N + columns
+    tl.store(padded_ptr + cells[:, None] * HEAD_DIM + offs_d[None, :], -padded)
+    rounded = padded.to(tl.float32)
+    tl.store(half_norm_ptr + cells, 0.5 * tl.sum(rounded * rounded, axis=1))
+
+
+@triton.jit(do_not_specialize=["n_heads", "n_tokens", "n_blocks", "block_bits", "stride_xb", "stride_xh", "stride_xn"])
 def _assign_kernel(
     x_ptr,  # [B, H, N, D], strides in rows of D
-    centroids_ptr,  # [B * H, C, D] of x's dtype
-    half_norm_ptr,  # [B * H, C] float32
+    padded_ptr,  # [B * H, n_blocks * BLOCK_N, D] of x's dtype, as _pad_centroids_kernel writes it
+    half_norm_ptr,  # [B * H, n_blocks * BLOCK_N] float32
     labels_ptr,  # [B * H, N] int32
     n_heads,
     n_tokens,
-    n_clusters,
+    n_blocks,
+    block_bits,  # a mask of ones that holds every block's number
     stride_xb: tl.int64,
     stride_xh: tl.int64,
     stride_xn: tl.int64,
@@ -29,54 +50,49 @@ def _assign_kernel(
 ):
     bh = tl.program_id(1).to(tl.int64)
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, HEAD_DIM)
     valid_m = offs_m < n_tokens
     rows = (bh // n_heads) * stride_xb + (bh % n_heads) * stride_xh + offs_m.to(tl.int64) * stride_xn
     x = tl.load(x_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :], mask=valid_m[:, None], other=0.0)
+    x_float = x.to(tl.float32)
+    half_x = 0.5 * tl.sum(x_float * x_float, axis=1)
 
-    # One running minimum for each column of the block, joined once at the end: a reduction in every step would cost
-    # more than the comparison.
-    centroids_ptr += bh * n_clusters * HEAD_DIM
-    half_norm_ptr += bh * n_clusters
-    best = tl.full([BLOCK_M, BLOCK_N], float("inf"), tl.float32)
-    best_start = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-    for start in range(0, n_clusters, BLOCK_N):
-        offs_n = start + tl.arange(0, BLOCK_N)
-        valid_n = offs_n < n_clusters
-        c = tl.load(centroids_ptr + offs_n[:, None] * HEAD_DIM + offs_d[None, :], mask=valid_n[:, None], other=0.0)
-        half_norm = tl.load(half_norm_ptr + offs_n, mask=valid_n, other=float("inf"))
-        score = half_norm[None, :] - tl.dot(x, tl.trans(c), input_precision="ieee")
-        closer = score < best
-        best = tl.where(closer, score, best)
-        best_start = tl.where(closer, start, best_start)
+    # One running minimum for each column of a block, joined once at the end: a reduction in every step would cost more
+    # than the comparison. A distance is not negative, so its bits have its order as an integer; its lowest ones give way
+    # to the block's number, so that one comparison carries both, and of equal distances the first block wins.
+    padded_ptr += bh * n_blocks * BLOCK_N * HEAD_DIM
+    half_norm_ptr += bh * n_blocks * BLOCK_N
+    best = tl.full([BLOCK_M, BLOCK_N], 0x7FFFFFFF, tl.int32)
+    for block in range(0, n_blocks):
+        columns = block * BLOCK_N + offs_n
+        c = tl.load(padded_ptr + columns[:, None] * HEAD_DIM + offs_d[None, :])
+        half_norm = tl.load(half_norm_ptr + columns)
+        half_distance = tl.dot(x, tl.trans(c), half_x[:, None] + half_norm[None, :], input_precision="ieee")
+        best = tl.minimum(best, (half_distance.to(tl.int32, bitcast=True) & ~block_bits) | block)
 
-    nearest = tl.min(best, axis=1)
-    cluster = best_start + tl.arange(0, BLOCK_N)[None, :]
-    label = tl.min(tl.where(best == nearest[:, None], cluster, n_clusters), axis=1)
+    distance = best & ~block_bits
+    nearest = tl.min(distance, axis=1)
+    cluster = (best & block_bits) * BLOCK_N + offs_n[None, :]
+    label = tl.min(tl.where(distance == nearest[:, None], cluster, n_blocks * BLOCK_N), axis=1)
     tl.store(labels_ptr + bh * n_tokens + offs_m, label, mask=valid_m)
 
 
 def launch_assign(x: Tensor, centroids: Tensor) -> Tensor:
-    """See the contract; centroids are rounded to x's dtype for the product, and their norms are of the rounded ones."""
-    b, h, n, d = x.shape
+    """See the contract; centroids are rounded to x's dtype, and columns beyond the last repeat it, so they never win."""
+    (b, h, n, d), n_clusters = x.shape, centroids.shape[2]
     config = tile_config("assign", d, x.device, x.dtype)
-    centroids = centroids.to(x.dtype).contiguous()
-    half_norm = 0.5 * centroids.float().square().sum(-1)
+    n_blocks = triton.cdiv(n_clusters, config.block_n)
+    padded = torch.empty((b, h, n_blocks * config.block_n, d), dtype=x.dtype, device=x.device)
+    half_norm = torch.empty(padded.shape[:3], dtype=torch.float32, device=x.device)
     labels = torch.empty((b, h, n), dtype=torch.int32, device=x.device)
     x, strides = token_rows(x)
-    _assign_kernel[(triton.cdiv(n, config.block_m), b * h)](
-        x,
-        centroids,
-        half_norm,
-        labels,
-        h,
-        n,
-        centroids.shape[2],
-        *strides,
-        HEAD_DIM=d,
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+    _pad_centroids_kernel[(n_blocks, b * h)](
+        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_N=config.block_n
     )
+    _assign_kernel[(triton.cdiv(n, config.block_m), b * h)](
+        x, padded, half_norm, labels,
+        h, n, n_blocks, triton.next_power_of_2(n_blocks) - 1,
+        *strides, HEAD_DIM=d, **config.constexprs, **config.launch,
+    )  # fmt: skip
     return labels

@@ -20,21 +20,21 @@ DEBUG = os.environ.get("SPARSE_VIDEOGEN_DEBUG") == "1"
 class Tail:
     """What stands in for the keys that a tile does not read: one term a cluster of keys.
 
-    A cluster that a tile skips adds one key of logit `sm_scale * q.k_mean + log(size)` and value
+    A cluster that a tile skips adds one key of logit `sm_scale * q.k_mean + log_size` and value
     `v_mean`. With `k_variance` the logit is exact to second order in the spread of the cluster's keys:
     plus `min(0.5 * sm_scale^2 * sum_d q_d^2 k_variance_d, SECOND_ORDER_CAP)`.
 
     Attributes:
         k_mean, v_mean: [B, H, C, D], of q's dtype or float32.
         k_variance: [B, H, C, D] likewise, or None for the zero-order tail.
-        size: [B, H, C] int32 tokens; an empty cluster adds nothing.
+        log_size: [B, H, C] float32, natural logarithm of a cluster's tokens; -inf for an empty one, which adds nothing.
         kept: [L, T, C] bool, True where the tile reads the cluster's keys themselves.
     """
 
     k_mean: Tensor
     k_variance: Tensor | None
     v_mean: Tensor
-    size: Tensor
+    log_size: Tensor
     kept: Tensor
 
 
@@ -56,7 +56,6 @@ class Plan:
         key_index: [L, T, K] int32 token numbers, no key twice in a tile; undefined beyond the list's end.
         key_count: [L, T] int32, lengths of the lists.
         tail: for keys in no list, or None to leave them out. Needs L = B * H.
-        kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.
     """
 
     set_of_head: Tensor
@@ -64,13 +63,10 @@ class Plan:
     key_index: Tensor
     key_count: Tensor
     tail: Tail | None = None
-    kept: Tensor | None = None
 
     def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
         """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""
-        rows = (self.query_index >= 0).sum(-1)
-        pairs = _whole(rows, block_m).float() * _whole(self.key_count, block_n)
-        return pairs.sum(-1)[self.set_of_head.long()]
+        return count_pairs((self.query_index >= 0).sum(-1), self.key_count, self.set_of_head, block_m, block_n)
 
     def check(self, tokens: int) -> None:
         """Raises a ValueError if an index is out of range; waits for the device."""
@@ -82,8 +78,14 @@ class Plan:
                 )
 
 
+def count_pairs(rows: Tensor, keys: Tensor, set_of_head: Tensor, block_m: int = 1, block_n: int = 1) -> Tensor:
+    """Pairs per head [B, H] float32, where the tiles of list sets have these rows and keys [L, T], in whole blocks."""
+    pairs = (_whole(rows, block_m).float() * _whole(keys, block_n)).sum(-1)
+    return pairs.index_select(0, set_of_head.flatten()).view_as(set_of_head)
+
+
 def _whole(count: Tensor, block: int) -> Tensor:
-    return (count + block - 1) // block * block
+    return count if block == 1 else (count + (block - 1)) // block * block
 
 
 def tile_rows(head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> int:

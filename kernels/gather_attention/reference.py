@@ -48,7 +48,7 @@ class _HeadTail:
         self.cap = SECOND_ORDER_CAP
         self.mean_t, self.value = tail.k_mean[b, h].float().T, tail.v_mean[b, h].float()
         self.half_variance_t = None if tail.k_variance is None else 0.5 * tail.k_variance[b, h].float().T
-        self.bias = tail.size[b, h].float().log().masked_fill(tail.kept[s], float("-inf"))
+        self.bias = tail.log_size[b, h].masked_fill(tail.kept[s], float("-inf"))
 
     def logits(self, scaled_rows: Tensor, t: int) -> Tensor:
         """scaled_rows [rows, D] = sm_scale * q -> [rows, C]."""

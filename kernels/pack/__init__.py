@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..backend import run
@@ -45,20 +46,33 @@ def sort_by_label(labels: Tensor, n_clusters: int) -> Groups:
 
 
 def pack_lists(
-    order: Tensor, start: Tensor, length: Tensor, *, capacity: int | None = None, backend: str = "torch"
+    order: Tensor,
+    start: Tensor,
+    length: Tensor,
+    *,
+    kept: Tensor | None = None,
+    prefix: int = 0,
+    capacity: int | None = None,
+    count: Tensor | None = None,
+    backend: str = "torch",
 ) -> tuple[Tensor, Tensor]:
-    """Joins segments of `order` into one list a tile: concat_s order[l, start[l, t, s] :][: length[l, t, s]].
+    """Joins segments of `order` into one list a tile: order[l, :prefix], then order[l, start[l, t, s] :][: length[l, t, s]].
+
+    A tile that reads no segment reads no prefix either: its list is empty.
 
     Args:
         order: [L, N] int32, a permutation of the tokens per list set l.
         start: [L, T, S] int32 (may be expanded), where segment s begins in `order`.
-        length: [L, T, S] int32, 0 for a segment that tile t does not read.
+        length: [L, T, S] int32 (may be expanded), 0 for a segment that tile t does not read.
+        kept: [L, T, S] bool, False for a segment that tile t does not read; None for all.
+        prefix: tokens at the front of `order` that every list begins with.
         capacity: columns of the result; no list may be longer. Without it the longest list decides, which
             waits for the device.
+        count: [L, T] int32, contiguous, to write the lists' lengths to; made if None.
         backend: "torch" or "triton".
 
     Returns:
-        index [L, T, capacity] int32, undefined beyond each list's end, and count [L, T] int32.
+        index [L, T, capacity] int32, undefined beyond each list's end, and count.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -68,4 +82,8 @@ def pack_lists(
             f"pack_lists: order {tuple(order.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
             "must be [L, N], [L, T, S] and [L, T, S]"
         )
-    return run("pack", "pack_lists", backend, order, start, length, capacity)
+    if kept is not None and kept.shape != start.shape:
+        raise ValueError(f"pack_lists: kept {tuple(kept.shape)} must be {tuple(start.shape)}")
+    if count is None:
+        count = torch.empty(start.shape[:2], dtype=torch.int32, device=order.device)
+    return run("pack", "pack_lists", backend, order, start, length, kept, prefix, capacity, count), count

@@ -12,14 +12,27 @@ def sort_by_label(labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
         labels = labels.short()  # half the passes of a GPU's radix sort
     ranked, order = labels.sort(dim=-1, stable=True)
     bounds = torch.arange(n_clusters + 1, device=labels.device, dtype=labels.dtype)
-    offsets = torch.searchsorted(ranked, bounds.expand(*labels.shape[:2], -1).contiguous())
-    return order.int(), offsets.int()
+    offsets = torch.searchsorted(ranked, bounds.expand(*labels.shape[:2], -1).contiguous(), out_int32=True)
+    return order.int(), offsets
 
 
-def pack_lists(order: Tensor, start: Tensor, length: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
-    """See the contract."""
+def lengths(length: Tensor, kept: Tensor | None, prefix: int) -> Tensor:
+    """Length of each list, [L, T] int32."""
+    total = (length if kept is None else length * kept).sum(-1, dtype=torch.int32)
+    return torch.where(total > 0, total + prefix, 0)
+
+
+def pack_lists(
+    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None, count: Tensor
+) -> Tensor:
+    """See the contract; writes count, returns index."""
+    count.copy_(lengths(length, kept, prefix))
+    if kept is not None:
+        length = length * kept
+    if prefix:  # a segment before the others
+        front = (count > 0).int().unsqueeze(-1)
+        start, length = torch.cat([0 * front, start], -1), torch.cat([prefix * front, length], -1)
     sets, tiles, segments = length.shape
-    count = length.sum(-1, dtype=torch.int32)
     capacity = int(count.max()) if capacity is None else capacity
     per_segment = length.flatten().long()
     segment = torch.repeat_interleave(torch.arange(per_segment.numel(), device=order.device), per_segment)
@@ -31,4 +44,4 @@ def pack_lists(order: Tensor, start: Tensor, length: Tensor, capacity: int | Non
     source = start.reshape(-1)[segment] + inside_segment + (tile // tiles) * order.shape[1]
     index = torch.zeros(sets * tiles, capacity, dtype=torch.int32, device=order.device)
     index[tile, column] = order.reshape(-1)[source]
-    return index.view(sets, tiles, capacity), count
+    return index.view(sets, tiles, capacity)

@@ -1,4 +1,4 @@
-"""pack in Triton: a program copies the segments of one tile that are not empty, one after the other."""
+"""pack in Triton: a program copies the segments of one tile that it reads, one after the other."""
 
 from __future__ import annotations
 
@@ -7,15 +7,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .reference import lengths
+
 # One warp walks 32 segments: most are empty (a tile reads a quarter of them or less) and the others hold about 75
 # tokens, so a block of several segments at a time would mostly wait for its longest.
 SEGMENTS = 32
 COLUMNS = 128
+BLOCK_S = 1024  # segments at a time, where their lengths are only summed up
+
+
+@triton.jit
+def _sum_lengths(length_ptr, kept_ptr, stride_ns, end, HAS_KEPT: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Tokens of the segments before `end` that the tile reads."""
+    total = 0
+    for start in range(0, end, BLOCK_S):
+        offs_s = start + tl.arange(0, BLOCK_S)
+        length = tl.load(length_ptr + offs_s * stride_ns, mask=offs_s < end, other=0)
+        if HAS_KEPT:
+            length *= (tl.load(kept_ptr + offs_s, mask=offs_s < end, other=0) != 0).to(tl.int32)
+        total += tl.sum(length, axis=0)
+    return total
+
+
+@triton.jit
+def _copy(source, target, length, COLUMNS: tl.constexpr):
+    for column in range(0, length, COLUMNS):
+        offs = column + tl.arange(0, COLUMNS)
+        tl.store(target + offs, tl.load(source + offs, mask=offs < length), mask=offs < length)
 
 
 @triton.jit(
     do_not_specialize=[
-        *("n_tiles", "n_segments", "capacity", "stride_ol", "stride_sl", "stride_st", "stride_ss"),
+        *("n_tiles", "n_segments", "capacity", "prefix", "stride_ol", "stride_sl", "stride_st", "stride_ss"),
         *("stride_nl", "stride_nt", "stride_ns"),
     ]
 )
@@ -23,11 +46,13 @@ def _pack_lists_kernel(
     order_ptr,  # [L, N] int32
     start_ptr,  # [L, T, S] int32
     length_ptr,  # [L, T, S] int32
-    ends_ptr,  # [L, T, S] int32, where each segment ends in the list
+    kept_ptr,  # [L, T, S] uint8, read if HAS_KEPT
     index_ptr,  # [L, T, capacity] int32
+    count_ptr,  # [L, T] int32
     n_tiles,
     n_segments,
     capacity,
+    prefix,
     stride_ol: tl.int64,
     stride_sl: tl.int64,
     stride_st: tl.int64,
@@ -35,47 +60,47 @@ def _pack_lists_kernel(
     stride_nl: tl.int64,
     stride_nt: tl.int64,
     stride_ns: tl.int64,
+    HAS_KEPT: tl.constexpr,
     SEGMENTS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):
     tile, lists = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    order_ptr += lists * stride_ol
     start_ptr += lists * stride_sl + tile * stride_st
     length_ptr += lists * stride_nl + tile * stride_nt
-    ends_ptr += (lists * n_tiles + tile) * n_segments
-    index_ptr += (lists * n_tiles + tile) * capacity
+    cell = lists * n_tiles + tile
+    kept_ptr += cell * n_segments
+    index_ptr += cell * capacity
     first = tl.program_id(1) * SEGMENTS
+    target = index_ptr + prefix + _sum_lengths(length_ptr, kept_ptr, stride_ns, first, HAS_KEPT, BLOCK_S)
     for segment in range(first, tl.minimum(first + SEGMENTS, n_segments)):
         length = tl.load(length_ptr + segment * stride_ns)
+        if HAS_KEPT:
+            length *= (tl.load(kept_ptr + segment) != 0).to(tl.int32)
         if length > 0:
-            source = order_ptr + lists * stride_ol + tl.load(start_ptr + segment * stride_ss)
-            target = index_ptr + tl.load(ends_ptr + segment) - length
-            for column in range(0, length, COLUMNS):
-                offs = column + tl.arange(0, COLUMNS)
-                tl.store(target + offs, tl.load(source + offs, mask=offs < length), mask=offs < length)
+            _copy(order_ptr + tl.load(start_ptr + segment * stride_ss), target, length, COLUMNS)
+            target += length
+
+    if first + SEGMENTS >= n_segments:  # the tile's last program knows the whole
+        total = _sum_lengths(length_ptr, kept_ptr, stride_ns, n_segments, HAS_KEPT, BLOCK_S)
+        prefix *= (total > 0).to(tl.int32)
+        _copy(order_ptr, index_ptr, prefix, COLUMNS)
+        tl.store(count_ptr + cell, total + prefix)
 
 
-def launch_pack_lists(order: Tensor, start: Tensor, length: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
-    """See the contract."""
+def launch_pack_lists(
+    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None, count: Tensor
+) -> Tensor:
+    """See the contract; writes count, returns index."""
     sets, tiles, segments = length.shape
-    count = length.sum(-1, dtype=torch.int32)
-    ends = length.cumsum(-1, dtype=torch.int32).contiguous()
-    capacity = int(count.max()) if capacity is None else capacity
+    capacity = int(lengths(length, kept, prefix).max()) if capacity is None else capacity
     index = torch.empty((sets, tiles, capacity), dtype=torch.int32, device=order.device)
     order = order if order.stride(1) == 1 else order.contiguous()
     _pack_lists_kernel[(tiles, triton.cdiv(segments, SEGMENTS), sets)](
-        order,
-        start,
-        length,
-        ends,
-        index,
-        tiles,
-        segments,
-        capacity,
-        order.stride(0),
-        *start.stride(),
-        *length.stride(),
-        SEGMENTS=SEGMENTS,
-        COLUMNS=COLUMNS,
-        num_warps=1,
-    )
-    return index, count
+        order, start, length, count if kept is None else kept.contiguous().view(torch.uint8), index, count,
+        tiles, segments, capacity, prefix,
+        order.stride(0), *start.stride(), *length.stride(),
+        HAS_KEPT=kept is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1,
+    )  # fmt: skip
+    return index

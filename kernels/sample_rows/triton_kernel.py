@@ -105,8 +105,7 @@ def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: 
         acc, maximum, total,
         sm_scale * math.log2(math.e), h, n_rows, n_keys, keys_per_split, n_patterns,
         *q_strides, *k_strides, *v_strides,
-        HAS_MASKS=masks is not None, HEAD_DIM=d, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        HAS_MASKS=masks is not None, HEAD_DIM=d, **config.constexprs, **config.launch,
     )  # fmt: skip
     weight = torch.exp2(maximum - maximum.amax(3, keepdim=True))
     return acc.mul_(weight.unsqueeze(-1)).sum(3) / (total * weight).sum(3).unsqueeze(-1)

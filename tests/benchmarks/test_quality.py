@@ -84,12 +84,13 @@ from baselines import Blocks, plan
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.svg_core import SparseState
 q, k, v = (torch.randn(1, 2, 150, 64) for _ in range(3))
+options = {"sm_scale": 0.125, "block_m": 64, "backend": "torch"}
 for random in (False, True):
-    ((_, whole),) = plan(q, k, v, Blocks(1.0, random), None, SparseState(), 0, sm_scale=0.125, block_m=64, backend="torch")
+    ((_, whole),) = plan(q, k, v, Blocks(1.0, random), None, SparseState(), 0, **options).parts
     whole.check(150)
     out = gather_attention(q, k, v, whole, sm_scale=0.125)
     torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, v))
-    ((_, part),) = plan(q, k, v, Blocks(0.3, random), None, SparseState(), 0, sm_scale=0.125, block_m=64, backend="torch")
+    ((_, part),) = plan(q, k, v, Blocks(0.3, random), None, SparseState(), 0, **options).parts
     part.check(150)
     assert part.key_count.max() <= 64
 """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from precision import product_eps
 from sparse_videogen.kernels.gather_attention import SECOND_ORDER_CAP, Plan, Tail, gather_attention, tile_rows
+from sparse_videogen.kernels.tile_configs import tile_config
 
 # B, H, N, C, D, share of the clusters that a tile reads
 SHAPES = [
@@ -49,7 +51,7 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0, seed=0):
         variance = one_hot.mT @ (x - mean.gather(1, labels.unsqueeze(-1).expand(-1, -1, d))).square()
         variance = (variance / size.clamp(min=1).unsqueeze(-1)) if order == 2 else None
         heads = [None if z is None else z.view(b, h, c, d).to(device, dtype) for z in (mean, variance, value)]
-        tail = Tail(*heads, size.int().view(b, h, c).to(device), kept.to(device))
+        tail = Tail(*heads, size.float().log().view(b, h, c).to(device), kept.to(device))
     sets = torch.arange(b * h, dtype=torch.int32).view(b, h)
     plan = Plan(*(x.to(device) for x in (sets, query_index, key_index, count)), tail)
     return *(x.to(device) for x in (q, k, v)), plan
@@ -69,9 +71,9 @@ def exact(q, k, v, plan, sm_scale):
                 logits, values = sm_scale * q[b, h, rows] @ k[b, h, keys].T, v[b, h, keys]
                 if plan.tail is not None and len(rows):
                     tail = plan.tail
-                    skipped = (~tail.kept[s, t] & (tail.size[b, h] > 0)).nonzero().squeeze(1)
+                    skipped = (~tail.kept[s, t] & (tail.log_size[b, h] >= 0)).nonzero().squeeze(1)
                     more = sm_scale * q[b, h, rows] @ tail.k_mean[b, h, skipped].double().T
-                    more += tail.size[b, h, skipped].double().log()
+                    more += tail.log_size[b, h, skipped].double()
                     if tail.k_variance is not None:
                         spread = q[b, h, rows].square() @ tail.k_variance[b, h, skipped].double().T
                         more += (0.5 * sm_scale**2 * spread).clamp(max=SECOND_ORDER_CAP)
@@ -103,6 +105,36 @@ def test_matches_float64(b, h, n, c, d, share, dtype, order, backend, device, mu
     assert (out.double() - expected).abs().max() <= tolerance(q, k, v, eps)
     exact_products = eps == torch.finfo(torch.float32).eps
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-5 if exact_products else 4e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2], ids=["zero-order", "second-order"])
+@pytest.mark.parametrize("knobs", [{"tail_apart": True}, {"spread_d": 64}, {"spread_d": 16, "block_n": 16}], ids=str)
+@pytest.mark.parametrize("b, h, n, c, d, share", SHAPES)
+def test_any_config_gives_the_same(b, h, n, c, d, share, knobs, order, device, monkeypatch, poisoned):
+    """Whatever the table says: the tail in one launch with the lists or after them, products cut or whole."""
+    kernel = pytest.importorskip("sparse_videogen.kernels.gather_attention.triton_kernel")
+    config = replace(tile_config("gather_attention", d, device, torch.float16), **knobs)
+    monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
+    q, k, v, plan = make(b, h, n, c, d, share, device, torch.float16, order)
+    expected, expected_lse = exact(q, k, v, plan, d**-0.5)
+    for lse in (None, torch.full((b, h, n), float("nan"), device=device)):
+        out = gather_attention(q, k, v, plan, sm_scale=d**-0.5, lse=lse, backend="triton")
+        assert (out.double() - expected).abs().max() <= tolerance(q, k, v, torch.float16)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=4e-3, rtol=1e-5)
+
+
+def test_a_tile_may_read_nothing_but_its_tail(backend, device, monkeypatch):
+    """As where the lists come first and the tail after them: the first pass has nothing to divide by."""
+    q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
+    nothing = replace(plan.tail, kept=torch.zeros_like(plan.tail.kept))
+    plan = replace(plan, key_count=torch.zeros_like(plan.key_count), tail=nothing)
+    expected, _ = exact(q, k, v, plan, 0.125)
+    if backend == "triton":
+        kernel = pytest.importorskip("sparse_videogen.kernels.gather_attention.triton_kernel")
+        config = replace(tile_config("gather_attention", 64, device, torch.float16), tail_apart=True)
+        monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
+    out = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
+    assert (out.double() - expected).abs().max() <= tolerance(q, k, v, torch.float16)
 
 
 def test_one_list_for_all_is_dense_attention(backend, device):
@@ -149,10 +181,10 @@ def test_tail_of_single_tokens_is_dense_attention(backend, device):
     rows[0, 0, :n] = torch.arange(n)
     kept = (torch.arange(n) % 3 == 0).view(1, 1, n)
     keys = kept[0, 0].nonzero().view(1, 1, -1).int()
-    size = torch.ones(1, 1, n, dtype=torch.int32, device=device)
+    log_size = torch.zeros(1, 1, n, device=device)
     plan = Plan(
         *(x.to(device) for x in (torch.zeros(1, 1, dtype=torch.int32), rows, keys, torch.tensor([[40]], dtype=torch.int32))),
-        Tail(k, torch.zeros_like(k), v, size, kept.to(device)),
+        Tail(k, torch.zeros_like(k), v, log_size, kept.to(device)),
     )
     out = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
     atol = max(1e-5, 4 * product_eps(q.dtype, backend, device))

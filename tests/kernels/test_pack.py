@@ -77,6 +77,25 @@ def test_segments_may_overlap_and_stand_in_any_order(backend, device):
     assert lists(index, count) == [[[9, 8, 7, 6, 19, 18, 7, 6, 5]]]
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 130])
+def test_kept_segments_after_a_prefix(prefix, backend, device, poisoned):
+    """As SVG2 asks: lengths that all tiles share, and a prefix (the text) that each list begins with but an empty one."""
+    order, start, length = inputs(2, 1000, 4, 70, 1.0, device)
+    rng = torch.Generator().manual_seed(1)
+    kept = (torch.rand(2, 4, 70, generator=rng) < 0.3).to(device)
+    kept[:, 2] = False
+    shared = length[:, :1].expand(-1, 4, -1)
+    target = torch.full((4, 4), -7, dtype=torch.int32, device=device)
+    arguments = {"kept": kept, "prefix": prefix, "capacity": 1000 + prefix, "count": target[1:3], "backend": backend}
+    index, count = pack_lists(order, start, shared, **arguments)
+    expected = plain(order, start, shared * kept)
+    front = order[:, :prefix].tolist()
+    assert lists(index, count) == [
+        [head + tile if tile else [] for tile in row] for head, row in zip(front, expected, strict=True)
+    ]
+    assert torch.equal(target[1:3], count) and (target[[0, 3]] == -7).all() and (count[:, 2] == 0).all()
+
+
 def test_two_runs_are_equal(backend, device):
     arguments = inputs(2, 111, 3, 7, 0.5, device)
     first, second = (lists(*pack_lists(*arguments, backend=backend)) for _ in range(2))
@@ -117,3 +136,5 @@ def test_rejects_bad_shapes(backend):
     for arguments in [(order[:1], start, length), (order, start[:, :2], length), (order[0], start, length)]:
         with pytest.raises(ValueError, match=r"must be \[L, N\]"):
             pack_lists(*arguments, backend=backend)
+    with pytest.raises(ValueError, match=r"kept \(2, 3, 6\) must be \(2, 3, 7\)"):
+        pack_lists(order, start, length, kept=torch.ones(2, 3, 6, dtype=torch.bool), backend=backend)

@@ -174,7 +174,7 @@ def test_fewer_heads_at_a_time_change_nothing():
     q, k, v = video_qkv(4, 9, 7, heads=5, head_dim=64, text=9)
     call = {"config": SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), "layout": LAYOUT}
     whole, stats = sparse_attention(q, k, v, **call)
-    for workspace_bytes in (1, 2 * list_bytes(call["config"], LAYOUT, 1, tile_rows(64, q.device, q.dtype))):
+    for workspace_bytes in (1, 2 * list_bytes(call["config"], LAYOUT, tile_rows(64, q.device, q.dtype))):
         split, same = sparse_attention(q, k, v, **call, workspace_bytes=workspace_bytes)
         assert torch.equal(whole, split) and torch.equal(stats.density, same.density)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masks import any_layout, assert_exact, plan_mask, text_rows
+from masks import any_layout, assert_exact, joined, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import Plan, gather_attention
 from sparse_videogen.svg_core import SparseState, SVGConfig, VideoLayout
@@ -58,7 +58,7 @@ def plan_of_pattern(config, layout, pattern, block_m):
 def test_matches_masked_attention(layout, pattern, first_frame, make_qkv):
     config, block_m = SVGConfig(sparsity=0.6, first_frame=first_frame), 16
     made, patterns = plan_of_pattern(config, layout, pattern, block_m)
-    text = text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState())
+    text = joined(text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState()))
     stride = 1 if pattern == SPATIAL else layout.frames
     mask = naive_mask(layout, pattern, Band(config, layout, block_m, stride).half_width, block_m, first_frame)
     assert torch.equal(plan_mask([made, text], layout.tokens)[0, 0], mask)
@@ -85,7 +85,7 @@ def test_any_layout_gives_a_sound_plan(layout, config, block_m):
     text, read = text_rows(layout), read_mask(layout, torch.device("cpu"), SparseState())
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(config, layout, pattern, block_m)
-        plans = [made, text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState())]
+        plans = [made, joined(text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState()))]
         mask = plan_mask(plans, layout.tokens)[0, 0]  # every row in one tile, no key twice
         assert mask[text][:, read].all() and mask[:, text & read].all() and not mask[:, ~read].any()
         assert mask.diagonal()[~text].all()
@@ -96,7 +96,7 @@ def test_sparsity_zero_reads_everything():
     layout = VideoLayout(3, 5, 5, text_after=4)
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(SVGConfig(sparsity=0), layout, pattern, 16)
-        assert plan_mask([made, text_plan(layout, (1, 1), 16, torch.device("cpu"), SparseState())], layout.tokens).all()
+        assert plan_mask([made, joined(text_plan(layout, (1, 1), 16, torch.device("cpu"), SparseState()))], layout.tokens).all()
 
 
 def test_profiling_finds_each_heads_pattern():
@@ -109,7 +109,7 @@ def test_profiling_finds_each_heads_pattern():
     x = torch.stack([by_frame.flatten(0, 1), by_place.flatten(0, 1)]).unsqueeze(0) * 1.5
     v = torch.randn(x.shape, generator=rng)
     config = SVGConfig(sparsity=0.6, first_frame=False)
-    ((_, made),) = plan(x, x, v, config, layout, SparseState(), None, **OPTIONS)
+    made = joined(plan(x, x, v, config, layout, SparseState(), None, **OPTIONS))
     assert made.set_of_head.tolist() == [[SPATIAL, TEMPORAL]]
 
 
@@ -117,7 +117,7 @@ def test_patterns_are_built_once_a_layout():
     layout, config, state = VideoLayout(4, 6, 6), SVGConfig(), SparseState()
     q, k, v = video_qkv(4, 6, 6, heads=2, head_dim=64)
     for _ in range(2):
-        list(plan(q, k, v, config, layout, state, "a", **OPTIONS))
+        plan(q, k, v, config, layout, state, "a", **OPTIONS)
     assert len(state) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masks import any_layout, assert_exact, masked_attention, plan_mask, text_rows
+from masks import any_layout, assert_exact, joined, masked_attention, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
@@ -21,9 +21,11 @@ PAPER = {"tile_cut": "cluster", "tail": "off"}
 def make_plan(q, k, v, config, layout, block_m=16):
     """The plan of all heads, the text's, and the clusters it was made from."""
     options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
-    ((_, made),) = plan(q, k, v, config, layout, SparseState(), 0, **options)
+    video = plan(q, k, v, config, layout, SparseState(), 0, **options)
+    made = joined(video)
+    assert torch.equal(made.pairs(), video.pairs())
     clusters, _ = update_clusters(q, k, config, layout, None, final=True, backend="torch")
-    return made, text_plan(layout, q.shape[:2], block_m, q.device, SparseState()), clusters
+    return made, joined(text_plan(layout, q.shape[:2], block_m, q.device, SparseState())), clusters
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
@@ -155,7 +157,7 @@ def test_state_goes_on_where_the_last_call_ended():
     sparse_attention(q, k, v, config=config, layout=layout, state=state, key="a")
     assert state.get("a").iterations == 8
     sparse_attention(q, k, v, config=config, layout=layout, state=state, key="b")
-    assert state.get("b").iterations == 6 and len(state) == 2
+    assert state.get("b").iterations == 6 and len(state) == 3  # and the rows that are looked at
 
 
 def test_recluster_every_keeps_labels_and_refreshes_centroids():

@@ -1,0 +1,45 @@
+"""What a planner hands over: how much each head will compute, and the plans, a part of the heads at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.gather_attention import Plan, count_pairs
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A call's video queries, or its text's, as L list sets of T tiles; see `Plan`.
+
+    Attributes:
+        set_of_head: [B, H] int32 in [0, L).
+        rows: [L, T] int32, query rows of each tile.
+        key_count: [L, T] int32, keys that it reads; known of the parts that were made.
+        parts: (where, plan) until every head had its plan, each for q[where]; lists are made as they are asked for, and
+            make room for the next ones where nobody holds them.
+        kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.
+    """
+
+    set_of_head: Tensor
+    rows: Tensor
+    key_count: Tensor
+    parts: Iterator[tuple[tuple[slice, slice], Plan]]
+    kept: Tensor | None = None
+
+    def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
+        """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""
+        return count_pairs(self.rows, self.key_count, self.set_of_head, block_m, block_n)
+
+
+def tile_rows(query_index: Tensor) -> Tensor:
+    """Rows of the tiles [..., T, M] of a plan, [..., T] int32."""
+    return (query_index >= 0).sum(-1, dtype=torch.int32)
+
+
+def whole(plan: Plan, rows: Tensor) -> Planned:
+    """All heads by one plan, whose tiles have so many `rows` [L, T]."""
+    return Planned(plan.set_of_head, rows, plan.key_count, iter([((slice(None), slice(None)), plan)]))
