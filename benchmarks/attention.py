@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from checks import checked_run, require_kernels, run_plan
+from checks import checked_run, parts, require_kernels, run_plan
 from measure import Rows, each_shape, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
 from providers import dense_providers, masked_providers
 from shapes import Shape
@@ -62,7 +62,7 @@ def configs_at(shape: Shape, density: float) -> dict:
 def kernel_alone(q, k, v, config, shape: Shape) -> Provider:
     """The executor over plans made before; raises if it fails or is wrong."""
     options = plan_options(q)
-    plan = list(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **options))
+    plan = parts(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **options))
     checked_run(q, k, v, plan, options["backend"])
     blocks, all_pairs = computed_blocks(q, options["backend"]), shape.heads * shape.tokens**2
     density = sum(part.pairs().sum().item() for _, part in plan) / all_pairs

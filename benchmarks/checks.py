@@ -9,6 +9,7 @@ import torch
 from sparse_videogen.kernels import failures
 from sparse_videogen.kernels.gather_attention import Plan, gather_attention
 from sparse_videogen.kernels.gather_attention.reference import gather_attention as reference
+from sparse_videogen.svg_core.planned import Planned
 from torch import Tensor
 
 TOLERANCE = 3e-2  # a few roundings of bfloat16 at values of order one
@@ -18,13 +19,16 @@ class WrongResult(RuntimeError):
     """A kernel ran, and its result is not the reference's."""
 
 
+def parts(planned: list[Planned]) -> list[tuple[tuple[slice, slice], Plan]]:
+    """All parts of a call's plans at once, each with the heads that it is for."""
+    return [part for queries in planned for part in queries.parts]
+
+
 def run_plan(q: Tensor, k: Tensor, v: Tensor, plan: list, backend: str) -> Tensor:
-    """The executor over a plan's groups of heads, [(heads, plan), ...]."""
+    """The executor over a plan's `parts`."""
     out = torch.empty_like(q)
-    for heads, part in plan:
-        gather_attention(
-            q[:, heads], k[:, heads], v[:, heads], part, sm_scale=q.shape[-1] ** -0.5, out=out[:, heads], backend=backend
-        )
+    for where, part in plan:
+        gather_attention(q[where], k[where], v[where], part, sm_scale=q.shape[-1] ** -0.5, out=out[where], backend=backend)
     return out
 
 
@@ -37,22 +41,19 @@ def checked_run(q: Tensor, k: Tensor, v: Tensor, plan: list, backend: str) -> No
         WrongResult: a value is off by more than `TOLERANCE`, or is not finite.
         RuntimeError: the kernel failed.
     """
-    head_of, expected = {}, {}
-    for i, (heads, part) in enumerate(plan):
-        last = range(q.shape[1])[heads][-1]
-        head_of[i] = slice(last, last + 1)
-        x = [y[:, head_of[i]] for y in (q, k, v)]
-        few = few_tiles(part)
-        expected[i] = torch.full_like(x[0], float("nan"))
-        reference(*x, few, q.shape[-1] ** -0.5, expected[i], None)
+    expected = []
+    for where, part in plan:
+        x, few = [y[where][:, -1:] for y in (q, k, v)], few_tiles(part)
+        expected.append(torch.full_like(x[0], float("nan")))
+        reference(*x, few, q.shape[-1] ** -0.5, expected[-1], None)
         out = torch.full_like(x[0], float("nan"))
         gather_attention(*x, few, sm_scale=q.shape[-1] ** -0.5, out=out, backend=backend)
         require_kernels()
-        _compare(out, expected[i], few)
+        _compare(out, expected[-1], few)
     out = run_plan(q, k, v, plan, backend)
     require_kernels()
-    for i, (_, part) in enumerate(plan):
-        _compare(out[:, head_of[i]], expected[i], few_tiles(part))
+    for (where, part), wanted in zip(plan, expected, strict=True):
+        _compare(out[where][:, -1:], wanted, few_tiles(part))
 
 
 def few_tiles(plan: Plan) -> Plan:

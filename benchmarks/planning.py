@@ -25,9 +25,11 @@ def parts(shape, q, k, v) -> dict[tuple[str, str], partial]:
     config, rare = SVG2Config(**clusters), SVG2Config(**clusters, recluster_every=1_000_000)
 
     def all_plans(config, key, count=True):
-        for _, plan in plans(q, k, v, config, layout, state, key, **options):
+        for queries in plans(q, k, v, config, layout, state, key, **options):
+            for _ in queries.parts:
+                pass
             if count:
-                plan.pairs(), plan.pairs(*blocks)
+                queries.pairs(), queries.pairs(*blocks)
 
     made = {(f"svg-{backend}", "all"): partial(all_plans, SVGConfig(), "svg")}
     made[f"svg2-{backend}", "all"] = partial(all_plans, config, "svg2")

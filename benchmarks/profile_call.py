@@ -22,7 +22,7 @@ COLUMNS = ("shape", "part", "launches", "ms", "share")
 # Part of a call -> the kernels that are it, by name; the first that fits.
 PARTS = {
     "attention": "gather_attention",
-    "k-means: assign": "_assign_kernel",
+    "k-means: assign": "_assign_kernel|_pad_centroids",
     "k-means: centroids": "_centroids_kernel",
     "k-means: sort": "sort|radix|searchsorted",
     "choice: select": "_select_kernel|_tile_mass",
@@ -73,8 +73,9 @@ def profile_call(shape: Shape, q, k, v, trace: Path | None) -> list[dict]:
 def launch_once(shape: Shape, q, k, v) -> None:
     """One launch of gather_attention at full size, over the plan of the first heads."""
     options = plan_options(q)
-    heads, plan = next(iter(plans(q, k, v, config_for(shape), layout_of(shape), SparseState(), 0, **options)))
-    run_plan(q, k, v, [(heads, plan)], options["backend"])
+    planned = plans(q, k, v, config_for(shape), layout_of(shape), SparseState(), 0, **options)
+    where, plan = next(planned[-1].parts)
+    run_plan(q, k, v, [(where, plan)], options["backend"])
     require_kernels()
     print(f"one launch: {plan.query_index.shape[1]} tiles each of {plan.set_of_head.shape[1]} heads")
 

@@ -9,8 +9,8 @@ their keys together. So all configs of gather_attention run plans of one selecti
 own height: what a tall tile reads beyond a low one's counts in its time. That top_p is the one that gives tiles of
 128 rows the density asked for. The winner has the lowest sum of times without and with the tail.
 
-A config is named BLOCK_M x BLOCK_N w NUM_WARPS s NUM_STAGES, then t TAIL_BLOCK_N and d SPREAD_D where they differ from
-the table's: 128x64w8s5d64. Rows are appended as they are made, and the table is written after each kernel.
+Configs are named as TileConfig.parse reads them, 128x64w8s5t32d128a; what stands for the tail may be left out, and is the
+table's then. Rows are appended as they are made, and the table is written after each kernel.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import itertools
 import json
 import multiprocessing
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from checks import WrongResult, checked_run, require_kernels, run_plan
+from checks import WrongResult, checked_run, parts, require_kernels, run_plan
 from measure import Rows, inputs, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
 from shapes import SHAPES, Shape
 from sparse_videogen.kernels import backend, tile_configs
@@ -40,12 +39,12 @@ from sparse_videogen.svg_core.kmeans import initial_centroids
 from sparse_videogen.svg_core.sampling import stratified
 
 CONFIG_FOR = tile_configs.config_for
-KNOBS = {"num_warps": "w", "num_stages": "s", "tail_block_n": "t", "spread_d": "d"}
 # The table's own config comes first, then these.
 CONFIGS = {
     "gather_attention": (
-        *("128x64w8s5", "128x64w8s3", "128x128w8s5d64", "128x128w8s3d64", "128x32w8s5", "128x32w8s3"),
-        *("64x64w4s5", "64x64w4s3", "64x128w4s5d64", "256x64w8s3", "256x32w8s5", "128x64w8s4"),
+        *("128x64w8s5t32d128", "128x64w8s5t32d128a", "128x64w8s3t32d128", "128x128w8s5t32d64", "128x128w8s5t32d64a"),
+        *("128x128w8s3t32d64a", "128x32w8s5t32d128", "128x32w8s5t32d128a", "128x32w8s3t32d128a", "64x64w4s5t32d64a"),
+        *("64x128w4s5t32d64a", "256x64w8s5t32d64a", "256x32w8s5t32d64a"),
     ),
     "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
     "sample_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
@@ -57,22 +56,11 @@ COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms
 
 
 def parse_config(name: str, base: TileConfig) -> TileConfig:
-    """The config of a name such as 128x64w8s5d64, with `base` for what it leaves out.
-
-    Raises:
-        ValueError: the name has another form.
-    """
-    found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+))?(?:d(\d+))?", name)
-    if not found:
-        raise ValueError(f"config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d64")
-    values = zip(("block_m", "block_n", *KNOBS), found.groups(), strict=True)
-    return replace(base, **{field: int(value) for field, value in values if value})
-
-
-def config_name(config: TileConfig) -> str:
-    """The other way."""
-    knobs = "".join(f"{letter}{getattr(config, name)}" for name, letter in KNOBS.items() if getattr(config, name) is not None)
-    return f"{config.block_m}x{config.block_n}{knobs}"
+    """The config of a name such as 128x64w8s5, with the tail of `base` where the name says nothing of it."""
+    config = TileConfig.parse(name)
+    if config.tail_block_n is None:
+        return replace(config, tail_block_n=base.tail_block_n, spread_d=base.spread_d, tail_apart=base.tail_apart)
+    return config
 
 
 def use(op: str, config: TileConfig) -> None:
@@ -82,10 +70,10 @@ def use(op: str, config: TileConfig) -> None:
 
 
 def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> list:
-    """A plan with tiles of the config in use, [(heads, plan), ...]."""
+    """The `parts` of a plan with tiles of the config in use."""
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
     config = SVG2Config(top_p=top_p, min_keep=0.0, tail=tail, **clusters)
-    return list(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **plan_options(q)))
+    return parts(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **plan_options(q)))
 
 
 def density_of(plan: list, shape: Shape, *blocks: int) -> float:
@@ -183,7 +171,7 @@ def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, argument
         if out_of_time(arguments):
             break
         use(op, config)
-        row = {"config": config_name(config), "tail": tail, "top_p": top_p}
+        row = {"config": str(config), "tail": tail, "top_p": top_p}
         try:
             plan, begin = plan_of(config.block_m, tail), time.perf_counter()
             run, facts = work(op, q, k, v, shape, config, plan)
@@ -220,11 +208,12 @@ def write_best(file: Path, op: str, arch: str, head_dim: int, found: dict) -> st
     best = min(complete, key=complete.get)
     table = json.loads(file.read_text())
     entry = dict(table[op].get(arch, table[op]["default"]))
-    knobs = {name: value for name, value in vars(best).items() if value is not None}
-    entry[str(head_dim)] = {**(entry[str(head_dim)] or {}), **knobs}
+    knobs = {name: value for name, value in vars(best).items() if value}
+    needs = {name: value for name, value in (entry[str(head_dim)] or {}).items() if name == "min_triton"}
+    entry[str(head_dim)] = knobs | needs
     table[op][arch] = entry
     file.write_text(dumps(table))
-    return f"{op} {head_dim}: {config_name(best)} is the best of {len(complete)}, written for {arch} into {file}"
+    return f"{op} {head_dim}: {str(best)} is the best of {len(complete)}, written for {arch} into {file}"
 
 
 def main() -> None:
@@ -246,10 +235,11 @@ def main() -> None:
             common = {"op": "tune", "kernel": op, "shape": name, "heads": shape.heads, "head_dim": shape.head_dim}
             tile_configs.config_for = CONFIG_FOR
             base = CONFIG_FOR(op, shape.head_dim, arch)
-            configs = list(dict.fromkeys([base, *(parse_config(c, base) for c in arguments.configs or CONFIGS[op])]))
+            named = (parse_config(config, base) for config in arguments.configs or CONFIGS[op])
+            configs = list(dict.fromkeys([base, *(c for c in named if (c.spread_d or 0) <= shape.head_dim)]))
             broken = compile_all(op, shape.head_dim, configs, arguments)
             for config, why in broken.items():
-                rows.add({**common, "config": config_name(config), "missing": why})
+                rows.add({**common, "config": str(config), "missing": why})
             usable = [config for config in configs if config not in broken]
             if usable:
                 found = times_of(op, usable, q, k, v, shape, arguments, lambda row, common=common: rows.add({**common, **row}))
