@@ -9,7 +9,7 @@ from measure import Rows, each_shape, interleaved, parse_arguments
 from sparse_videogen.kernels import choose_backend
 from sparse_videogen.svg_core.kmeans import initial_centroids, kmeans
 
-COLUMNS = ("shape", "provider", "clusters", "ms", "ms_p20", "ms_p80", "tflops", "peak_bytes", "missing")
+COLUMNS = ("shape", "provider", "clusters", "ms", "ms_p20", "ms_p80", "tflops", "peak_bytes")
 
 
 def providers(x, start) -> tuple[dict, dict[str, str]]:
@@ -40,7 +40,8 @@ def main() -> None:
                 table.add({**common, "provider": provider, "missing": reason})
             flops = 2 * shape.heads * shape.tokens * clusters * shape.head_dim
             for provider, times in interleaved(functions, arguments.device, arguments.repeats).items():
-                table.add({**common, "provider": provider, **times, "tflops": flops / times["ms"] / 1e9})
+                rate = {"tflops": flops / times["ms"] / 1e9} if "ms" in times else {}
+                table.add({**common, "provider": provider, **times, **rate})
 
 
 if __name__ == "__main__":

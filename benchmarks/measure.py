@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "demo"))
@@ -23,25 +26,54 @@ load_pack()
 from scene import video_qkv  # noqa: E402
 from shapes import CPU_SHAPES, DENSITIES, GPU_SHAPES, SHAPES, Shape  # noqa: E402
 from sparse_videogen.kernels import choose_backend  # noqa: E402
+from sparse_videogen.kernels.compat import triton_version  # noqa: E402
 from sparse_videogen.svg_core import VideoLayout, attention  # noqa: E402
 
+REHEARSING = os.environ.get("REHEARSE") == "1"
+gpu = torch.cuda  # all that the scripts want of it they call here
+if REHEARSING:
+    import rehearsal
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """--device, --shapes, --densities, --dtype, --repeats and --json; shapes and dtype default by device."""
+    gpu = rehearsal.install()
+
+
+def on_gpu(device: torch.device | str) -> bool:
+    """Whether times and memory are a GPU's; a rehearsal takes its CPU for one."""
+    return REHEARSING or torch.device(device).type == "cuda"
+
+
+def parse_arguments(description: str, defaults: dict | None = None, **more: dict) -> argparse.Namespace:
+    """--device, --shapes, --densities, --dtype, --repeats, --seconds and --json; shapes and dtype default by device.
+
+    Args:
+        description: of the script, in its help.
+        defaults: by name, where a script has others.
+        more: further options by name, as `add_argument` takes them.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() and not REHEARSING else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=None)
     parser.add_argument("--densities", nargs="+", type=float, default=None)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None)
     parser.add_argument("--repeats", type=int, default=None, help="timed runs of each provider")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing new after so long")
     parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
+    for name, options in more.items():
+        parser.add_argument(f"--{name}", **options)
+    parser.set_defaults(**(defaults or {}))
     arguments = parser.parse_args()
-    on_cpu = arguments.device == "cpu"
+    on_cpu = not on_gpu(arguments.device)
     arguments.shapes = arguments.shapes or (CPU_SHAPES if on_cpu else GPU_SHAPES)
     arguments.densities = arguments.densities or ((0.25,) if on_cpu else DENSITIES)
     arguments.dtype = getattr(torch, arguments.dtype or ("float32" if on_cpu else "bfloat16"))
     arguments.repeats = arguments.repeats or (3 if on_cpu else 10)
+    arguments.end = time.monotonic() + arguments.seconds
     return arguments
+
+
+def out_of_time(arguments: argparse.Namespace) -> bool:
+    """Whether --seconds are over."""
+    return time.monotonic() > arguments.end
 
 
 def layout_of(shape: Shape) -> VideoLayout:
@@ -82,16 +114,22 @@ def use_tiles(block_m: int, block_n: int) -> None:
     attention.computed_blocks = lambda q, backend: (block_m, block_n)
 
 
-def interleaved(providers: dict[str, Callable], device: str, repeats: int) -> dict[str, dict]:
-    """Times the providers in turns, so that all meet the same clocks; ms (median), ms_p20, ms_p80, peak_bytes each."""
-    times = {name: [] for name in providers}
-    peaks = {}
+def interleaved(providers: dict[str, Callable], device: torch.device | str, repeats: int) -> dict[str, dict]:
+    """Times the providers in turns, so that all meet the same clocks; ms (median), ms_p20, ms_p80, peak_bytes each.
+
+    One that fails has "missing", the reason, instead, and the others go on.
+    """
+    times, peaks, missing = {}, {}, {}
     for name, function in providers.items():
-        peaks[name] = _peak_bytes(function, device)
+        try:
+            peaks[name] = _peak_bytes(function, device)
+            times[name] = []
+        except Exception as error:  # a provider that fails is a line of the table
+            missing[name] = {"missing": reason(error)}
     for _ in range(repeats):
-        for name, function in providers.items():
-            times[name].append(_milliseconds(function, device))
-    return {
+        for name, values in times.items():
+            values.append(milliseconds(providers[name], device))
+    measured = {
         name: {
             "ms": statistics.median(values),
             "ms_p20": _percentile(values, 0.2),
@@ -100,33 +138,39 @@ def interleaved(providers: dict[str, Callable], device: str, repeats: int) -> di
         }
         for name, values in times.items()
     }
+    return {name: missing.get(name) or measured[name] for name in providers}
 
 
-def _milliseconds(function: Callable, device: str) -> float:
-    if device == "cpu":
+def reason(error: Exception) -> str:
+    """An error in one short line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+def milliseconds(function: Callable, device: torch.device | str) -> float:
+    """One run, on the device's own clock."""
+    if not on_gpu(device):
         begin = time.perf_counter()
         function()
         return 1e3 * (time.perf_counter() - begin)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (gpu.Event(enable_timing=True) for _ in range(2))
     begin.record()
     function()
     end.record()
-    torch.cuda.synchronize()
+    gpu.synchronize()
     return begin.elapsed_time(end)
 
 
-def _peak_bytes(function: Callable, device: str) -> int | None:
+def _peak_bytes(function: Callable, device: torch.device | str) -> int | None:
     """Memory that the call needs beyond what is allocated before it; also its warm-up. None on a CPU."""
-    if device == "cpu":
-        function()
+    function()
+    if not on_gpu(device):
         return None
+    gpu.synchronize()
+    gpu.reset_peak_memory_stats()
+    before = gpu.memory_allocated()
     function()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    gpu.synchronize()
+    return gpu.max_memory_allocated() - before
 
 
 def _percentile(values: list[float], share: float) -> float:
@@ -136,19 +180,53 @@ def _percentile(values: list[float], share: float) -> float:
 
 def environment(device: str) -> dict:
     """Device, driver and versions, as each row carries them."""
-    triton = sys.modules.get("triton")
-    facts = {"device": "cpu", "driver": None}
-    if device != "cpu":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        facts["device"] = torch.cuda.get_device_name()
-        facts["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip() or None
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
-        **facts,
+        "device": gpu.get_device_name() if on_gpu(device) else "cpu",
+        "driver": gpu_query("driver_version")[0] if on_gpu(device) else None,
         "torch": torch.__version__,
-        "triton": getattr(triton, "__version__", None),
-        "commit": commit.stdout.strip() or None,
+        "triton": "{}.{}".format(*triton_version()) if on_gpu(device) else None,
+        "commit": _output("git", "-C", ROOT, "describe", "--always", "--dirty"),
     }
+
+
+def device_facts(device: str) -> dict:
+    """Multiprocessors, L2 and memory in bytes, and what nvidia-smi reads off right now."""
+    properties = gpu.get_device_properties(device)
+    facts = {
+        "sms": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "memory_bytes": properties.total_memory,
+    }
+    readings = {"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem", "watts": "power.draw"}
+    readings["celsius"] = "temperature.gpu"
+    return facts | dict(zip(readings, gpu_query(*readings.values()), strict=True))
+
+
+def profiled(function: Callable, device: torch.device | str, trace: Path | None) -> list[tuple[str, int, float]]:
+    """Name, launches and ms of each kernel of one call, in no order; a rehearsal counts torch's operators instead."""
+    on_cuda = torch.device(device).type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as seen:
+        function()
+        gpu.synchronize()
+    if trace is not None:
+        seen.export_chrome_trace(str(trace))
+    kind, field = (DeviceType.CUDA, "self_device_time_total") if on_cuda else (DeviceType.CPU, "self_cpu_time_total")
+    return [(x.key, x.count, getattr(x, field) / 1e3) for x in seen.key_averages() if x.device_type == kind]
+
+
+def gpu_query(*names: str) -> list[str | None]:
+    """What nvidia-smi says of the GPU, by the names of its --query-gpu; None each where it does not answer."""
+    answer = _output("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits")
+    return answer.splitlines()[0].split(", ") if answer else [None] * len(names)
+
+
+def _output(*command) -> str | None:
+    """What a program prints, None if it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 class Rows:
@@ -156,11 +234,13 @@ class Rows:
 
     def __init__(self, columns: tuple[str, ...], file: Path | None, device: str):
         self.columns, self.file, self.environment = columns, file, environment(device)
-        print("".join(f"{column:>{_width(column)}}" for column in columns), flush=True)
+        print(" ".join(f"{column:>{_width(column)}}" for column in columns), flush=True)
 
     def add(self, row: dict) -> None:
-        """One row; columns that it lacks stay empty."""
-        print("".join(f"{_text(row.get(column)):>{_width(column)}}" for column in self.columns), flush=True)
+        """One row; columns that it lacks stay empty. Why something is missing stands where its numbers would."""
+        shown = [column for column in self.columns if "missing" not in row or column in row]
+        text = " ".join(f"{_text(row.get(column)):>{_width(column)}}" for column in shown)
+        print(text + ("  missing: " + row["missing"] if "missing" in row else ""), flush=True)
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "a") as lines:
@@ -168,7 +248,7 @@ class Rows:
 
 
 def _width(column: str) -> int:
-    return 26 if column in ("provider", "missing") else 14
+    return 22 if column in ("provider", "part", "config") else max(11, len(column))
 
 
 def _text(value) -> str:

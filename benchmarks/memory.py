@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import allocations
 import torch
-from measure import Rows, inputs, interleaved, layout_of, parse_arguments
+from measure import Rows, inputs, interleaved, layout_of, on_gpu, parse_arguments
 from shapes import SHAPES, Shape
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, sparse_attention
 from sparse_videogen.svg_core.memory import call_bytes, state_bytes
 
 BRANCHES = 2  # cond and uncond
 BLOCK_M = 128
-# counted: on the meta device, kernels and all; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
+# counted: without a GPU, on the meta device; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
 COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
 def counted(shape: Shape, config) -> int:
     """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
+    import allocations  # puts Triton into its interpreter: never where kernels shall run
+
     size = (1, shape.tokens, shape.heads, shape.head_dim)
     q, k, v = (torch.empty(size, dtype=torch.bfloat16, device="meta").transpose(1, 2) for _ in range(3))
     state = SparseState()
@@ -26,6 +27,14 @@ def counted(shape: Shape, config) -> int:
             call = {"layout": layout_of(shape), "state": state, "key": 0, "measure_error": True}
             sparse_attention(q, k, v, config=config, **call, backend="triton")
     return made.peak - q.numel() * q.element_size()
+
+
+def measured(config, shape: Shape, arguments) -> dict:
+    """Times and peak_bytes of a call in the middle of a run, on a GPU."""
+    q, k, v = inputs(shape, arguments.device, arguments.dtype)
+    call = {"config": config, "layout": layout_of(shape), "state": SparseState(), "key": 0}
+    (times,) = interleaved({"call": lambda: sparse_attention(q, k, v, **call)}, arguments.device, arguments.repeats).values()
+    return times
 
 
 def main() -> None:
@@ -39,16 +48,13 @@ def main() -> None:
         clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
         for provider, config in (("svg", SVGConfig()), ("svg2", SVG2Config(**clusters))):
             row = {"op": "memory", "shape": name, "tokens": shape.tokens, "provider": provider}
-            row["counted_bytes"] = counted(shape, config)
             row["estimated_bytes"] = call_bytes(config, layout, block_m=BLOCK_M, **size)
             row["state_bytes"] = shape.layers * BRANCHES * state_bytes(config, layout, **size)
-            row["run_bytes"] = row["counted_bytes"] + row["state_bytes"]
-            if arguments.device == "cuda":
-                q, k, v = inputs(shape, arguments.device, arguments.dtype)
-                call = {"config": config, "layout": layout, "state": SparseState(), "key": 0}
-                functions = {provider: lambda q=q, k=k, v=v, call=call: sparse_attention(q, k, v, **call)}
-                (times,) = interleaved(functions, arguments.device, arguments.repeats).values()
-                row |= times
+            if on_gpu(arguments.device):
+                row |= measured(config, shape, arguments)
+            else:
+                row["counted_bytes"] = counted(shape, config)
+                row["run_bytes"] = row["counted_bytes"] + row["state_bytes"]
             table.add(row)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from measure import on_gpu, reason
 from shapes import Shape
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -19,7 +20,7 @@ SDPA_BACKENDS = {
 
 def dense_providers(q, k, v) -> tuple[dict[str, Callable], dict[str, str]]:
     """Dense attention by provider, and the reason for each that cannot run here."""
-    if q.device.type == "cpu":
+    if not on_gpu(q.device):
         return {"sdpa": lambda: F.scaled_dot_product_attention(q, k, v)}, {}
 
     def sdpa(backend):
@@ -39,7 +40,7 @@ def dense_providers(q, k, v) -> tuple[dict[str, Callable], dict[str, str]]:
 
 def masked_providers(q, k, v, shape: Shape, density: float) -> tuple[dict, dict[str, str]]:
     """Sparse attention of others at about this density: name -> (function, density), and what is missing."""
-    if q.device.type == "cpu":
+    if not on_gpu(q.device):
         return {}, {}
     works, missing = {}, {}
     builders = {"flex-attention": _flex_attention, "flashinfer": _flashinfer, "sol-attn": _sol_attn}
@@ -49,7 +50,7 @@ def masked_providers(q, k, v, shape: Shape, density: float) -> tuple[dict, dict[
             function()
             works[name] = (function, reached)
         except Exception as error:  # a peer that fails is a line of the table
-            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            missing[name] = reason(error)
     return works, missing
 
 
@@ -61,8 +62,10 @@ def _band_width(tokens: int, density: float) -> int:
 def _flex_attention(q, k, v, density: float):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    width = _band_width(q.shape[2], density)
-    mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= width, None, None, q.shape[2], q.shape[2], device=q.device)
+    n = q.shape[2]
+    width = torch.tensor(_band_width(n, density), device=q.device)  # a number would be compiled in, anew for each density
+    # Compiled, for it would otherwise make n x n tensors: 45 GB at 75,600 tokens.
+    mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= width, None, None, n, n, device=q.device, _compile=True)
     compiled = torch.compile(flex_attention, dynamic=False)
     return lambda: compiled(q, k, v, block_mask=mask), 1 - mask.sparsity() / 100
 
@@ -107,6 +110,6 @@ def _try(candidates: dict[str, Callable]) -> tuple[dict[str, Callable], dict[str
         try:
             function()
             works[name] = function
-        except RuntimeError as error:
-            missing[name] = str(error).splitlines()[0][:160]
+        except Exception as error:  # likewise
+            missing[name] = reason(error)
     return works, missing

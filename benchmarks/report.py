@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+BEST_CONFIGS = 3
 RESULTS = Path(__file__).with_name("results")
 # The figures to reach at wan14b_720p: name, target, how a row gives it.
 GOALS = "kernel efficiency >= 0.90 · planning <= 3 % of dense · peak <= 1.4 GB · speedup at 25 % density >= 3.2"
@@ -26,7 +27,8 @@ def attention_tables(rows: list[dict]) -> list[str]:
             groups[row["device"], row["shape"]].append(row)
     lines = []
     for (device, shape), group in groups.items():
-        best_dense = min(row["ms"] for row in group if row["density"] == 1 and row["provider"].startswith("sdpa"))
+        dense = (row["ms"] for row in group if row["density"] == 1 and row["provider"].startswith("sdpa"))
+        best_dense = min(dense, default=float("nan"))
         lines += [f"\n### {shape} on {device}\n", "| provider | density | computed | ms | speedup | efficiency | error |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for row in sorted(group, key=lambda row: (row["provider"], -row["density"])):
@@ -39,31 +41,74 @@ def attention_tables(rows: list[dict]) -> list[str]:
     return lines
 
 
+def table(title: str, header: str, lines: list[str]) -> list[str]:
+    """A Markdown table under its title, nothing without lines."""
+    return [f"\n### {title}\n", f"| {header} |", "|---" * (header.count("|") + 1) + "|", *lines] if lines else []
+
+
 def share_tables(rows: list[dict]) -> list[str]:
     """Planning and memory, a line each."""
+    planning = [
+        f"| {row['device']} | {row['shape']} | {row['provider']} | {row['part']} | {row['ms']:.1f} | "
+        f"{row['share_of_dense']:.1%} |"
+        for row in rows
+        if row["op"] == "planning" and row["part"] != "attention" and "ms" in row
+    ]
+    memory = [
+        f"| {row['shape']} | {row['provider']} | {_mb(row, 'counted_bytes')} | {_mb(row, 'state_bytes')} | "
+        f"{_mb(row, 'run_bytes')} | {_mb(row, 'peak_bytes')} |"
+        for row in rows
+        if row["op"] == "memory"
+    ]
+    return table("Planning", "device | shape | provider | part | ms | share of one dense attention", planning) + table(
+        "Memory", "shape | provider | call MB | state MB | both MB | measured call MB", memory
+    )
+
+
+def _mb(row: dict, name: str) -> str:
+    return "" if row.get(name) is None else f"{row[name] / 1e6:.0f}"
+
+
+def ceiling_table(rows: list[dict]) -> list[str]:
+    """What each device does at most."""
     lines = []
-    planning = [row for row in rows if row["op"] == "planning" and row["part"] != "attention"]
-    if planning:
-        lines += ["\n### Planning\n", "| device | shape | provider | part | ms | share of one dense attention |"]
-        lines += ["|---|---|---|---|---|---|"]
-        lines += [
-            f"| {row['device']} | {row['shape']} | {row['provider']} | {row['part']} | {row['ms']:.1f} | "
-            f"{row['share_of_dense']:.1%} |"
-            for row in planning
-        ]
-    memory = [row for row in rows if row["op"] == "memory"]
-    if memory:
-        lines += [
-            "\n### Memory\n",
-            "| shape | provider | call MB | state MB | both MB | measured call MB |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['shape']} | {row['provider']} | {row['counted_bytes'] / 1e6:.0f} | {row['state_bytes'] / 1e6:.0f} | "
-            f"{row['run_bytes'] / 1e6:.0f} | {round(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else ''} |"
-            for row in memory
-        ]
-    return lines
+    for row in rows:
+        if row["op"] != "ceilings" or "missing" in row:
+            continue
+        if row["provider"] == "device":
+            value = f"{row['sms']} SMs, {row['l2_bytes'] / 1e6:.0f} MB of L2, {row['sm_mhz']} MHz"
+        else:
+            units = {"tflops": "TFLOP/s", "gbps": "GB/s", "launch_us": "us a launch"}
+            value = next(f"{row[name]:.3g} {unit}" for name, unit in units.items() if name in row)
+        lines.append(f"| {row['device']} | {row['provider']} | {value} |")
+    return table("Ceilings", "device | what | measured", lines)
+
+
+def tuning_table(rows: list[dict]) -> list[str]:
+    """The fastest configs of each kernel, shape and case; all at one selection of keys, each with its own density."""
+    groups = defaultdict(list)
+    for row in rows:
+        if row["op"] == "tune" and "missing" not in row:
+            groups[row["device"], row["kernel"], row["shape"], row["tail"]].append(row)
+    lines = []
+    for (device, kernel, shape, tail), group in groups.items():
+        for row in sorted(group, key=lambda row: row["ms"])[:BEST_CONFIGS]:
+            density, rate = (f"{row[name]:.3g}" if name in row else "" for name in ("density", "tflops"))
+            lines.append(
+                f"| {device} | {kernel} {tail} | {shape}, {row['heads']} heads | {row['config']} | {density} | "
+                f"{row['ms']:.2f} | {rate} |"
+            )
+    return table("Tuning", "device | kernel | shape | config | density | ms | TFLOP/s", lines)
+
+
+def profile_table(rows: list[dict]) -> list[str]:
+    """The parts of one call, its single kernels apart."""
+    lines = [
+        f"| {row['device']} | {row['shape']} | {row['part']} | {row['launches']} | {row['ms']:.2f} | {row['share']:.1%} |"
+        for row in rows
+        if row["op"] == "profile" and not row["part"].startswith("kernel ")
+    ]
+    return table("One call", "device | shape | part | launches | ms | share of the call", lines)
 
 
 def plot(rows: list[dict], file: Path) -> None:
@@ -102,7 +147,8 @@ def main() -> None:
         print(f"no results in {arguments.results}: benchmarks/attention.py --json {arguments.results}/NAME.jsonl writes some")
         return
     print(f"To reach: {GOALS}")
-    print("\n".join(attention_tables(rows) + share_tables(rows)))
+    tables = (attention_tables, share_tables, ceiling_table, tuning_table, profile_table)
+    print("\n".join(line for make in tables for line in make(rows)))
     if arguments.plot:
         plot(rows, arguments.plot)
 

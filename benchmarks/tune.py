@@ -1,89 +1,191 @@
-"""Which tile config is fastest on the GPU at hand? Writes the winners into kernels/tile_configs.json."""
+"""Which tile config is fastest on the GPU at hand? Writes the winners into kernels/tile_configs.json.
+
+Each config is first compiled, run and checked at a small size in a process of its own, all CPU cores at work: Triton
+keeps what it compiled on disk, and no size is part of a kernel's identity (tests/kernels/test_signatures.py), so the
+process that takes the times finds it there ("first_ms" of a row tells). One that fails is a row with the reason.
+
+Tiles of more rows are faster at equal density and need a higher one for equal quality, since the rows of a tile choose
+their keys together. So all configs of gather_attention run plans of one selection, the same top_p, each with tiles of its
+own height: what a tall tile reads beyond a low one's counts in its time. That top_p is the one that gives tiles of
+128 rows the density asked for. The winner has the lowest sum of times without and with the tail.
+
+Configs are named as TileConfig.parse reads them, 128x64w8s5t32d128a; what stands for the tail may be left out, and is the
+table's then. Rows are appended as they are made, and the table is written after each kernel.
+"""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import json
-import statistics
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from measure import inputs, layout_of
-from shapes import Shape
+from checks import WrongResult, checked_run, parts, require_kernels, run_plan
+from measure import Rows, inputs, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
+from shapes import SHAPES, Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
-from sparse_videogen.kernels.gather_attention import gather_attention
+from sparse_videogen.kernels.assign.reference import assign as reference_assign
 from sparse_videogen.kernels.sample_rows import sample_rows
-from sparse_videogen.kernels.tile_configs import TABLE, architecture
-from sparse_videogen.svg_core import SparseState, SVG2Config, svg2
+from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
+from sparse_videogen.svg_core import SparseState, SVG2Config, plans
 from sparse_videogen.svg_core.kmeans import initial_centroids
 from sparse_videogen.svg_core.sampling import stratified
 
 CONFIG_FOR = tile_configs.config_for
-KNOBS = ("block_m", "block_n", "num_warps", "num_stages")
-GRID = {
-    "gather_attention": list(itertools.product((128, 256, 64), (64, 128, 32), (8, 4, 16), (3, 2, 4))),
-    "assign": list(itertools.product((128, 256, 64), (64, 128, 32), (4, 8), (3, 2, 4))),
-    "sample_rows": list(itertools.product((64,), (64, 32, 128), (4, 8), (3, 2, 4))),
+# The table's own config comes first, then these.
+CONFIGS = {
+    "gather_attention": (
+        *("128x64w8s5t32d128", "128x64w8s5t32d128a", "128x64w8s3t32d128", "128x128w8s5t32d64", "128x128w8s5t32d64a"),
+        *("128x128w8s3t32d64a", "128x32w8s5t32d128", "128x32w8s5t32d128a", "128x32w8s3t32d128a", "64x64w4s5t32d64a"),
+        *("64x128w4s5t32d64a", "256x64w8s5t32d64a", "256x32w8s5t32d64a"),
+    ),
+    "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
+    "sample_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
 }
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "sample_rows": ("",)}
+SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
+MOST_COMPILE_SECONDS = 300
+COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
 
 
-def workload(op: str, head_dim: int, block_m: int):
-    """A function that runs `op` on a shape long enough to fill the GPU, with plans for tiles of `block_m` rows."""
-    shape = Shape(8, head_dim, 21, 30, 52, q_clusters=200)
-    q, k, v = inputs(shape, "cuda", torch.bfloat16)
-    scale = head_dim**-0.5
-    if op == "assign":
-        centroids = initial_centroids(k, shape.k_clusters)
-        return lambda: assign(k, centroids, backend="triton")
-    if op == "sample_rows":
-        rows = stratified(64, shape.tokens, q.device)
-        return lambda: sample_rows(q, k, v, rows, sm_scale=scale, backend="triton")
-    config = SVG2Config(top_p=1e-3, min_keep=0.25, q_clusters=shape.q_clusters, kmeans_init_iters=4)
-    options = {"sm_scale": scale, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
-    plans = list(svg2.plan(q, k, v, config, layout_of(shape), SparseState(), 0, **options))
-
-    def run():
-        for heads, plan in plans:
-            gather_attention(q[:, heads], k[:, heads], v[:, heads], plan, sm_scale=scale, backend="triton")
-
-    return run
+def parse_config(name: str, base: TileConfig) -> TileConfig:
+    """The config of a name such as 128x64w8s5, with the tail of `base` where the name says nothing of it."""
+    config = TileConfig.parse(name)
+    if config.tail_block_n is None:
+        return replace(config, tail_block_n=base.tail_block_n, spread_d=base.spread_d, tail_apart=base.tail_apart)
+    return config
 
 
-def milliseconds(function, repeats: int = 5) -> float:
-    """Median of `repeats` runs after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+def use(op: str, config: TileConfig) -> None:
+    """From now on `op` runs with this config, and failures of earlier ones are forgotten."""
+    tile_configs.config_for = lambda asked, *key: config if asked == op else CONFIG_FOR(asked, *key)
+    backend._failures.clear()
 
 
-def best(op: str, head_dim: int, limit: int | None) -> dict:
-    """The fastest config of `op`, as the table holds it; those that do not compile or fit are printed and passed over."""
-    made, found = functools.cache(lambda block_m: workload(op, head_dim, block_m)), {}
-    base = CONFIG_FOR(op, head_dim, architecture(torch.device("cuda")))
-    for values in GRID[op][:limit]:
-        config = replace(base, **dict(zip(KNOBS, values, strict=True)))
-        tile_configs.config_for = lambda *key, config=config: config
+def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> list:
+    """The `parts` of a plan with tiles of the config in use."""
+    clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
+    config = SVG2Config(top_p=top_p, min_keep=0.0, tail=tail, **clusters)
+    return parts(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **plan_options(q)))
+
+
+def density_of(plan: list, shape: Shape, *blocks: int) -> float:
+    """Pairs of a plan as a share of all; rows and keys counted in whole blocks."""
+    return sum(part.pairs(*blocks).sum().item() for _, part in plan) / (shape.heads * shape.tokens**2)
+
+
+def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
+    """The top_p at which tiles of 128 rows have this density."""
+    use("gather_attention", replace(base, block_m=128))
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        below = density_of(plan_at(q, k, v, shape, middle, "off"), shape) < density
+        low, high = (middle, high) if below else (low, middle)
+    return high
+
+
+def attention_work(q, k, v, shape: Shape, plan: list, config: TileConfig) -> tuple[Callable, dict]:
+    """The executor over a plan, checked; and what its row says of it."""
+    checked_run(q, k, v, plan, plan_options(q)["backend"])
+    row = {"density": density_of(plan, shape), "computed": density_of(plan, shape, config.block_m, config.block_n)}
+    return functools.partial(run_plan, q, k, v, plan, plan_options(q)["backend"]), row
+
+
+def assign_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+    """One assignment of the keys, checked on a few tokens; centroids rounded alike, near ties may differ."""
+    centroids = initial_centroids(k, min(shape.k_clusters, shape.tokens)).contiguous()
+    run = functools.partial(assign, k, centroids, backend=plan_options(q)["backend"])
+    same = (run()[:, :, :500] == reference_assign(k[:, :, :500], centroids)).float().mean().item()
+    require_kernels()
+    if same < 0.99:
+        raise WrongResult(f"{1 - same:.1%} of the labels differ, allowed is 1 %")
+    return run, {}
+
+
+def sample_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+    """The rows of one profiling, checked."""
+    rows = stratified(64, shape.tokens, q.device)
+    call = functools.partial(sample_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
+    run = functools.partial(call, backend=plan_options(q)["backend"])
+    expected, out = call(backend="torch"), run()
+    require_kernels()
+    error = ((out - expected).norm() / expected.norm()).item()
+    if not error < 1e-2:
+        raise WrongResult(f"relative error {error:.3g}, allowed is 0.01")
+    return run, {}
+
+
+def work(op: str, q, k, v, shape: Shape, config: TileConfig, plan: list | None) -> tuple[Callable, dict]:
+    """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
+    if op == "gather_attention":
+        return attention_work(q, k, v, shape, plan, config)
+    return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+
+
+def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | None:
+    """Compiles, runs and checks a config at a small size; the reason if it fails. In a process of its own."""
+    try:
+        shape = Shape(head_dim=head_dim, **SMALL)
+        q, k, v = inputs(shape, device, torch.bfloat16)
+        use(op, config)
+        for tail in CASES[op]:
+            plan = plan_at(q, k, v, shape, 0.7, tail) if op == "gather_attention" else None
+            work(op, q, k, v, shape, config, plan)
+    except Exception as error:  # whatever a compiler or driver may raise: the table says it
+        return reason(error)
+    return None
+
+
+def compile_all(op: str, head_dim: int, configs: list[TileConfig], arguments) -> dict[TileConfig, str]:
+    """Fills Triton's cache with all cores, for at most half of the time left; the reason for each config that fails."""
+    end = time.monotonic() + min(MOST_COMPILE_SECONDS, (arguments.end - time.monotonic()) / 2)
+    # A process for each: one whose kernel broke its GPU context, or that died, spoils no other.
+    with multiprocessing.get_context("spawn").Pool(min(len(configs), os.cpu_count()), maxtasksperchild=1) as pool:
+        tried = {config: pool.apply_async(try_small, (op, head_dim, config, arguments.device)) for config in configs}
+        return {config: why for config, result in tried.items() if (why := _answer(result, end - time.monotonic()))}
+
+
+def _answer(result, seconds: float) -> str | None:
+    try:
+        return result.get(max(0.0, seconds))
+    except multiprocessing.TimeoutError:
+        return "neither compiled nor failed in time"
+
+
+def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, arguments, add: Callable) -> dict:
+    """Adds a row a config and case until the time is over; {config: {case: ms}} of those that ran."""
+    top_p, plan_of = None, lambda block_m, tail: None
+    if op == "gather_attention":
+        top_p = top_p_for(arguments.densities[0], q, k, v, shape, configs[0])
+        plan_of = functools.cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
+    found = {config: {} for config in configs}
+    for config, tail in itertools.product(configs, CASES[op]):
+        if out_of_time(arguments):
+            break
+        use(op, config)
+        row = {"config": str(config), "tail": tail, "top_p": top_p}
         try:
-            backend._failures.clear()
-            ms = milliseconds(made(config.block_m if op == "gather_attention" else 128))
-            if backend.failures():
-                raise RuntimeError(next(iter(backend.failures().values())))
-        except RuntimeError as error:
-            print(f"{op} {head_dim} {values}: {str(error).splitlines()[0][:100]}", flush=True)
-            continue
-        found[config] = ms
-        print(f"{op} {head_dim} {values}: {ms:.3f} ms", flush=True)
-    return {name: value for name, value in vars(min(found, key=found.get)).items() if value is not None}
+            plan, begin = plan_of(config.block_m, tail), time.perf_counter()
+            run, facts = work(op, q, k, v, shape, config, plan)
+            row |= facts | {"first_ms": 1e3 * (time.perf_counter() - begin)}
+            row |= interleaved({"": run}, q.device, arguments.repeats)[""]
+            require_kernels()
+        except Exception as error:  # a config that fails is a line of the table
+            row["missing"] = reason(error)
+        if "missing" not in row:
+            found[config][tail] = row["ms"]
+            if "density" in row:
+                row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
+        add(row)
+    return found
 
 
 def dumps(table: dict) -> str:
@@ -98,21 +200,50 @@ def dumps(table: dict) -> str:
     return "{\n" + ",\n".join(ops) + "\n}\n"
 
 
+def write_best(file: Path, op: str, arch: str, head_dim: int, found: dict) -> str:
+    """Writes the config of the lowest sum of times, if any ran in all cases; a line that says so."""
+    complete = {config: sum(times.values()) for config, times in found.items() if len(times) == len(CASES[op])}
+    if not complete:
+        return f"{op} {head_dim}: no config ran in all cases; {file} is as it was"
+    best = min(complete, key=complete.get)
+    table = json.loads(file.read_text())
+    entry = dict(table[op].get(arch, table[op]["default"]))
+    knobs = {name: value for name, value in vars(best).items() if value}
+    needs = {name: value for name, value in (entry[str(head_dim)] or {}).items() if name == "min_triton"}
+    entry[str(head_dim)] = knobs | needs
+    table[op][arch] = entry
+    file.write_text(dumps(table))
+    return f"{op} {head_dim}: {str(best)} is the best of {len(complete)}, written for {arch} into {file}"
+
+
 def main() -> None:
-    """Tunes every op that has a table, for both head_dims, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ops", nargs="+", default=list(GRID), choices=GRID)
-    parser.add_argument("--limit", type=int, default=None, help="configs to try per op and head_dim")
-    arguments = parser.parse_args()
-    arch = architecture(torch.device("cuda"))
-    table = json.loads(TABLE.read_text())
-    for op in arguments.ops:
-        entry = dict(table[op].get(arch, table[op]["default"]))
-        for head_dim in (64, 128):
-            entry[str(head_dim)] = best(op, head_dim, arguments.limit)
-        table[op][arch] = entry
-        TABLE.write_text(dumps(table))
-    print(f"written for {arch}: {TABLE}")
+    """A row a kernel, shape, config and case; then the table."""
+    arguments = parse_arguments(
+        __doc__,
+        {"shapes": ["wan14b_720p"], "densities": [0.25]},
+        kernels={"nargs": "+", "default": list(CONFIGS), "choices": CONFIGS},
+        configs={"nargs": "+", "help": "instead of each kernel's own list"},
+        heads={"type": int, "default": 8, "help": "of the shape, at most"},
+        table={"type": Path, "default": TABLE, "help": "the file to write the winners into"},
+    )
+    rows = Rows(COLUMNS, arguments.json, arguments.device)
+    arch = architecture(torch.device(arguments.device))
+    for name in arguments.shapes:
+        shape = replace(SHAPES[name], heads=min(arguments.heads, SHAPES[name].heads))
+        q, k, v = inputs(shape, arguments.device, torch.bfloat16)
+        for op in arguments.kernels:
+            common = {"op": "tune", "kernel": op, "shape": name, "heads": shape.heads, "head_dim": shape.head_dim}
+            tile_configs.config_for = CONFIG_FOR
+            base = CONFIG_FOR(op, shape.head_dim, arch)
+            named = (parse_config(config, base) for config in arguments.configs or CONFIGS[op])
+            configs = list(dict.fromkeys([base, *(c for c in named if (c.spread_d or 0) <= shape.head_dim)]))
+            broken = compile_all(op, shape.head_dim, configs, arguments)
+            for config, why in broken.items():
+                rows.add({**common, "config": str(config), "missing": why})
+            usable = [config for config in configs if config not in broken]
+            if usable:
+                found = times_of(op, usable, q, k, v, shape, arguments, lambda row, common=common: rows.add({**common, **row}))
+                print(write_best(arguments.table, op, arch, shape.head_dim, found), flush=True)
 
 
 if __name__ == "__main__":

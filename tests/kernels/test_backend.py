@@ -78,7 +78,7 @@ def test_a_failure_turns_off_nothing_for_another_dtype_or_card(monkeypatch):
     assert failures() == {"assign (8.0, float32)": "RuntimeError: no ptxas"}
 
 
-def test_a_missing_kernel_is_said_once_and_the_others_still_run(monkeypatch, caplog):
+def test_a_missing_kernel_is_said_once_and_the_others_still_run(device, monkeypatch, caplog):
     pytest.importorskip("triton")
     kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
     launch = kernel.launch_assign
@@ -91,7 +91,7 @@ def test_a_missing_kernel_is_said_once_and_the_others_still_run(monkeypatch, cap
     monkeypatch.setattr(backends, "_without_kernel", set())
     monkeypatch.setattr(kernel, "launch_assign", no_float32)
     rng = torch.Generator().manual_seed(0)
-    x, centroids = torch.randn(1, 1, 50, 64, generator=rng), torch.randn(1, 1, 5, 64, generator=rng)
+    x, centroids = (torch.randn(1, 1, n, 64, generator=rng).to(device) for n in (50, 5))
     for _ in range(2):
         assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
     assert [record.message for record in caplog.records] == [

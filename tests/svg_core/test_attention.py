@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from precision import product_eps
 from scene import video_qkv
 from sparse_videogen.kernels import failures
 from sparse_videogen.kernels.gather_attention import tile_rows
@@ -257,16 +258,21 @@ def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
 @pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-3)], ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_triton_equals_torch(config, dtype, factor, make_clustered_qkv):
-    """`factor`: of the largest value; in float16 the kernel rounds weights and the tail, and both round the result."""
+    """`factor`: of the largest value; in float16 the kernel rounds weights and the tail, and both round the result.
+
+    TF32 cuts the factors off, so logits shrink by up to 1e-3 of themselves: that shows in the measured error, too.
+    """
     pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    by_tf32 = product_eps(dtype, "triton", device) > torch.finfo(dtype).eps
+    factor, error_atol = (2e-3, 3e-3) if by_tf32 else (factor, 1e-3)
     q, k, v = (x.to(device, dtype) for x in make_clustered_qkv(LAYOUT))
     expected, wanted = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="torch", measure_error=True)
     out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT, backend="triton", measure_error=True)
     assert failures() == {}
     assert (out.float() - expected.float()).abs().max() < factor * expected.float().abs().max()
     torch.testing.assert_close(stats.density, wanted.density)
-    torch.testing.assert_close(stats.error, wanted.error, atol=1e-3, rtol=0)
+    torch.testing.assert_close(stats.error, wanted.error, atol=error_atol, rtol=0)
     assert (stats.computed >= stats.density).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,9 @@ def inputs(head_dim, dtype):
 
 @pytest.mark.parametrize("masked", [(), (LAYOUT.tokens - 2, LAYOUT.tokens - 1)], ids=["no-mask", "masked"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_call_never_waits_for_the_gpu(config, masked):
+def test_a_call_never_waits_for_the_gpu(config, masked, monkeypatch):
+    # The tests' own check of each plan waits.
+    monkeypatch.setattr(importlib.import_module("sparse_videogen.kernels.gather_attention"), "DEBUG", False)
     q, k, v = inputs(128, torch.bfloat16)
     layout, state = replace(LAYOUT, masked=masked), SparseState()
     call = {"config": config, "layout": layout, "state": state, "key": 0, "measure_error": True}
@@ -49,7 +52,9 @@ def test_everything_chosen_is_dense_attention(config, head_dim, dtype):
     """Within 8 roundings of the dtype (TF32 rounds float32 as float16) at the size of the values."""
     q, k, v = inputs(head_dim, dtype)
     out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
-    dense = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    # Head by head: the scores of one are 1.6 GB.
+    heads = zip(*(x.double().split(1, dim=1) for x in (q, k, v)), strict=True)
+    dense = torch.cat([F.scaled_dot_product_attention(*head) for head in heads], dim=1)
     rounding = torch.finfo(torch.float16 if dtype == torch.float32 else dtype).eps
     assert (out.double() - dense).abs().max() <= 8 * rounding * v.double().abs().max()
     assert failures() == {}
