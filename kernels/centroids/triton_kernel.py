@@ -51,7 +51,7 @@ def _centroids_kernel(
     begin = tl.load(offsets_ptr + bh * (n_clusters + 1) + cluster)
     end = tl.load(offsets_ptr + bh * (n_clusters + 1) + cluster + 1)
     count = tl.maximum(end - begin, 1).to(tl.float32)
-    result = (bh * n_clusters + cluster) * HEAD_DIM + offs_d
+    cell = bh * n_clusters + cluster
 
     # One sum a row of the block, joined at the end: a fixed order, and no reduction across warps in the loop.
     sums = tl.zeros([BLOCK_ROWS, HEAD_DIM], tl.float32)
@@ -59,10 +59,11 @@ def _centroids_kernel(
         x, _ = _gather(x_ptr, order_ptr, start, end, stride_xn, HEAD_DIM, BLOCK_ROWS)
         sums += x
     mean = tl.sum(sums, axis=0) / count
+    result = cell * HEAD_DIM + offs_d
     if HAS_PREVIOUS:
         mean = tl.where(end > begin, mean, tl.load(previous_ptr + result).to(tl.float32))
     tl.store(mean_ptr + result, mean)
-    tl.store(size_ptr + bh * n_clusters + cluster, end - begin)
+    tl.store(size_ptr + cell, end - begin)
 
     if HAS_VARIANCE:
         sums = tl.zeros([BLOCK_ROWS, HEAD_DIM], tl.float32)
