@@ -129,9 +129,9 @@ CASES = (
     Case(
         "sample_rows",
         "_sample_rows_kernel",
-        pointers(x="q k v", i64="rows", u8="masks", fp32="acc max sum"),
+        pointers(x="q k v", i64="rows", i32="rank prefix begin end", fp32="acc max sum"),
         floats=("qk_scale",),
-        variants=({"HAS_MASKS": False}, {"HAS_MASKS": True}),
+        variants=({"HAS_WINDOWS": False}, {"HAS_WINDOWS": True}),
     ),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
     Case("select", "_select_kernel", pointers(fp32="mass", i32="size count", u8="kept"), floats=("top_p",), **NO_HEADS),

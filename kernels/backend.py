@@ -14,6 +14,7 @@ from .tile_configs import NoTileConfig, architecture
 log = logging.getLogger("sparse_videogen")
 
 BACKENDS = ("auto", "triton", "torch")
+OLDEST_CAPABILITY = (8, 0)  # before it, 16-bit products and copies that run ahead are missing, and registers run out
 _failures: dict[str, str] = {}  # by op, GPU architecture and dtype, as in "assign (9.0, bfloat16)"
 _without_kernel: set[str] = set()
 
@@ -87,4 +88,7 @@ def _triton_obstacle(device: torch.device) -> str | None:
         return "the package triton is not installed. Run 'pip install triton' (Windows: 'pip install triton-windows')"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU. Move the model to one"
+    if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        name, has = torch.cuda.get_device_name(device), architecture(device)
+        return f"the GPU, {name}, has compute capability {has} and the kernels need 8.0 (RTX 30 series, A100) or newer"
     return None

@@ -20,7 +20,7 @@ from .layout import VideoLayout
 from .planned import Planned
 from .sampling import stratified
 from .state import SparseState
-from .tiles import read_mask, text_plan
+from .tiles import read_mask, read_windows, text_plan
 
 PLANNERS = {SVGConfig: svg.plan, SVG2Config: svg2.plan}
 ERROR_ROWS = 64
@@ -123,8 +123,8 @@ def sparse_attention(
     sampled = out.index_select(2, rows).float()
     error = exact_finite = None
     if measure_error or max_error:
-        masks = read_mask(layout, q.device, state).expand(1, len(rows), -1) if layout.masked else None
-        exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, masks=masks, backend=backend)[:, :, -1]
+        windows = read_windows(layout, len(rows), q.device, state) if layout.masked else None
+        exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, windows=windows, backend=backend)[:, :, -1]
         error, exact_finite = (sampled - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1)), _finite(exact)
     stats = AttentionStats(
         density=pairs / layout.tokens**2,

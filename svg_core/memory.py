@@ -32,10 +32,9 @@ def call_bytes(
     """
     tiles = -(-layout.video_tokens // block_m)
     if isinstance(config, SVGConfig):
-        rows = min(config.sampled_rows, layout.video_tokens)
         bands = (Band(config, layout, block_m, stride) for stride in (1, layout.frames))
         longest = max(band.prefix + max(end - begin for begin, end in zip(*band.tile_ranges(), strict=True)) for band in bands)
-        return 8 * tiles * (block_m + longest) + 2 * rows * layout.tokens + head_dim * PROFILE_BYTES
+        return 8 * tiles * (block_m + longest) + 8 * layout.tokens + head_dim * PROFILE_BYTES
     q_clusters, k_clusters = (min(n, layout.video_tokens) for n in (config.q_clusters, config.k_clusters))
     lists = list_bytes(config, layout, block_m)
     together = min(heads, max(1, workspace_bytes // lists))

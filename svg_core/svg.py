@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..kernels.gather_attention import Plan
 from ..kernels.pack import pack_lists
-from ..kernels.sample_rows import sample_rows
+from ..kernels.sample_rows import Windows, sample_rows
 from .config import SVGConfig
 from .layout import VideoLayout
 from .planned import Planned, tile_rows, whole
 from .sampling import stratified
 from .state import SparseState
-from .tiles import cut, read_mask, text_keys
+from .tiles import cut, read_windows, text_keys
 
 SPATIAL, TEMPORAL = 0, 1
 
@@ -35,7 +35,7 @@ class Patterns:
         tile_rows: [P, T] int32, rows of each tile.
         key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
         rows: [S] int64, query rows that profile a head.
-        masks: [P, S, N] bool, which keys these rows read; first all that are not masked, if some are.
+        windows: which keys these rows read; first all that are not masked, if some are.
     """
 
     query_index: Tensor
@@ -43,7 +43,7 @@ class Patterns:
     key_index: Tensor
     key_count: Tensor
     rows: Tensor
-    masks: Tensor
+    windows: Windows
 
 
 def plan(
@@ -67,7 +67,7 @@ def plan(
     """
     patterns_key = ("svg", config, layout, block_m, q.device)
     patterns = state.once(patterns_key, lambda: build_patterns(config, layout, block_m, q.device, state, backend))
-    sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, masks=patterns.masks, backend=backend)
+    sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, windows=patterns.windows, backend=backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
     error = (patterned - exact).norm(dim=(-2, -1))
     pattern = error.argmin(-1).int()
@@ -77,14 +77,14 @@ def plan(
 def build_patterns(
     config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, state: SparseState, backend: str = "torch"
 ) -> Patterns:
-    """Both patterns' tiles, key lists and profiling masks for one layout."""
+    """Both patterns' tiles, key lists and profiling windows for one layout."""
     text = text_keys(layout, device, state)
     video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
     place_major = video.view(layout.frames, -1).T.flatten()
     rows = stratified(min(config.sampled_rows, layout.video_tokens), layout.video_tokens, device)
 
     query_index, starts, lengths, key_orders = [], [], [], []
-    masks = [read_mask(layout, device, state).expand(len(rows), -1)] if layout.masked else []
+    windows = [read_windows(layout, len(rows), device, state)] if layout.masked else []
     capacity = 0
     for order, frame_stride in ((video, 1), (place_major, layout.frames)):
         band = Band(config, layout, block_m, frame_stride)
@@ -99,16 +99,16 @@ def build_patterns(
         key_orders.append(key_order)
 
         tile = (order.long().argsort()[rows] // block_m).long()
-        rank = torch.full((layout.tokens,), layout.tokens, device=device)  # masked keys: in no range
-        rank[key_order.long()] = torch.arange(len(key_order), device=device)
-        masks.append((rank < band.prefix) | ((rank >= begin[tile, None]) & (rank < end[tile, None])))
+        rank = torch.full((layout.tokens,), layout.tokens, dtype=torch.int32, device=device)  # masked keys: in no range
+        rank[key_order.long()] = torch.arange(len(key_order), dtype=torch.int32, device=device)
+        prefix = torch.full((1,), band.prefix, dtype=torch.int32, device=device)
+        windows.append(Windows(rank.unsqueeze(0), prefix, begin[tile].unsqueeze(0), end[tile].unsqueeze(0)))
 
     start, length = torch.stack(starts), torch.stack(lengths)
     key_index, key_count = pack_lists(torch.stack(key_orders), start, length, capacity=capacity, backend=backend)
     query_index = torch.stack(query_index)
-    return Patterns(
-        query_index, tile_rows(query_index), key_index, key_count, rows + layout.text_before, torch.stack(masks)
-    )
+    windows = Windows(*map(torch.cat, zip(*windows, strict=True)))
+    return Patterns(query_index, tile_rows(query_index), key_index, key_count, rows + layout.text_before, windows)
 
 
 def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) -> Tensor:

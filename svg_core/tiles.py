@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.gather_attention import Plan
+from ..kernels.sample_rows import Windows
 from .layout import VideoLayout
 from .planned import Planned, tile_rows, whole
 from .state import SparseState
@@ -43,6 +44,13 @@ def read_mask(layout: VideoLayout, device: torch.device, state: SparseState) -> 
     read = torch.zeros(layout.tokens, dtype=torch.bool, device=device)
     read[layout.video] = True
     return read.index_fill_(0, text_keys(layout, device, state).long(), True)
+
+
+def read_windows(layout: VideoLayout, rows: int, device: torch.device, state: SparseState) -> Windows:
+    """All tokens that are read, for so many rows."""
+    masked = (~read_mask(layout, device, state)).int().unsqueeze(0)  # rank 0 where read, and the window holds rank 0
+    begin = torch.zeros((1, rows), dtype=torch.int32, device=device)
+    return Windows(masked, begin[:, 0], begin, begin + 1)
 
 
 def text_plan(

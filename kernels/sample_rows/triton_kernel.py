@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from ..rows import token_rows
 from ..tile_configs import tile_config
+
+if TYPE_CHECKING:
+    from . import Windows
 
 # Keys are split until there are so many programs (an H100 runs 264 or more at a time), or so few keys a program.
 PROGRAMS = 1024
@@ -27,7 +31,9 @@ VARYING = [
 def _sample_rows_kernel(
     q_ptr, k_ptr, v_ptr,  # [B, H, N, D], strides in rows of D
     rows_ptr,  # [S] int32 or int64
-    masks_ptr,  # [P, S, N] uint8, read if HAS_MASKS
+    rank_ptr,  # [P, N] int32
+    prefix_ptr,  # [P] int32
+    begin_ptr, end_ptr,  # [P, S] int32; all of `Windows`, read if HAS_WINDOWS
     acc_ptr,  # [B * H, 1 + P, splits, S, D] float32, sums of values, weights relative to the maximum
     max_ptr,  # [B * H, 1 + P, splits, S] float32, maximum logit to base 2, -inf where no key is allowed
     sum_ptr,  # [B * H, 1 + P, splits, S] float32, sums of the weights
@@ -37,7 +43,7 @@ def _sample_rows_kernel(
     stride_qb: tl.int64, stride_qh: tl.int64, stride_qn: tl.int64,
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
     stride_vb: tl.int64, stride_vh: tl.int64, stride_vn: tl.int64,
-    HAS_MASKS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    HAS_WINDOWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     # Patterns and row blocks of one split run side by side and share its keys in L2.
     pattern = tl.program_id(0) % n_patterns
@@ -52,9 +58,12 @@ def _sample_rows_kernel(
     q = tl.load(q_ptr + q_rows[:, None] * HEAD_DIM + offs_d[None, :], mask=valid_m[:, None], other=0.0)
     k_ptr += (batch * stride_kb + head * stride_kh) * HEAD_DIM
     v_ptr += (batch * stride_vb + head * stride_vh) * HEAD_DIM
-    free_m = offs_m >= tl.where(pattern > 0, n_rows, 0)  # pattern 0 reads all keys
-    masks_ptr += tl.maximum(pattern - 1, 0).to(tl.int64) * n_rows * n_keys
-    mask_rows = tl.minimum(offs_m, n_rows - 1) * n_keys
+    if HAS_WINDOWS:
+        window = tl.maximum(pattern - 1, 0)
+        rank_ptr += window * n_keys
+        prefix = tl.where(pattern > 0, tl.load(prefix_ptr + window), 0x7FFFFFFF)  # pattern 0 reads all keys
+        first = tl.load(begin_ptr + window * n_rows + offs_m, mask=valid_m, other=0)[:, None]
+        last = tl.load(end_ptr + window * n_rows + offs_m, mask=valid_m, other=0)[:, None]
 
     m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
     l_i = tl.zeros([BLOCK_M], tl.float32)
@@ -66,10 +75,9 @@ def _sample_rows_kernel(
         k_rows = offs_n.to(tl.int64) * stride_kn
         k = tl.load(k_ptr + k_rows[:, None] * HEAD_DIM + offs_d[None, :], mask=valid_n[:, None], other=0.0)
         allowed = valid_m[:, None] & valid_n[None, :]
-        if HAS_MASKS:
-            # Always inside the mask: loads with a condition each made this loop spill on gfx1100.
-            mask = tl.load(masks_ptr + mask_rows[:, None] + tl.minimum(offs_n, n_keys - 1)[None, :])
-            allowed &= (mask != 0) | free_m[:, None]
+        if HAS_WINDOWS:
+            rank = tl.load(rank_ptr + offs_n, mask=valid_n, other=0)[None, :]
+            allowed &= (rank < prefix) | ((rank >= first) & (rank < last))
         qk = tl.where(allowed, tl.dot(q, tl.trans(k), input_precision="ieee") * qk_scale, float("-inf"))
         m_new = tl.maximum(m_i, tl.max(qk, axis=1))
         shift = tl.where(m_new == float("-inf"), 0.0, m_new)  # no key allowed yet: weights of 0, not NaN
@@ -87,11 +95,13 @@ def _sample_rows_kernel(
     tl.store(sum_ptr + part, l_i, mask=valid_m)
 
 
-def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, masks: Tensor | None) -> Tensor:
+def launch_sample_rows(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None
+) -> Tensor:
     """See the contract."""
     (b, h, _, d), n_keys, n_rows = q.shape, k.shape[2], rows.shape[0]
     config = tile_config("sample_rows", d, q.device, q.dtype)
-    n_patterns = 1 if masks is None else 1 + masks.shape[0]
+    n_patterns = 1 if windows is None else 1 + windows.rank.shape[0]
     blocks = triton.cdiv(n_rows, config.block_m) * n_patterns
     splits = max(1, min(triton.cdiv(PROGRAMS, blocks * b * h), n_keys // MIN_KEYS))
     keys_per_split = triton.cdiv(triton.cdiv(n_keys, splits), config.block_n) * config.block_n
@@ -101,11 +111,11 @@ def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: 
     total = torch.empty_like(maximum)
     (q, q_strides), (k, k_strides), (v, v_strides) = token_rows(q), token_rows(k), token_rows(v)
     _sample_rows_kernel[(blocks, splits, b * h)](
-        q, k, v, rows.contiguous(), acc if masks is None else masks.contiguous().view(torch.uint8),
+        q, k, v, rows.contiguous(), *((rows,) * 4 if windows is None else (x.contiguous() for x in windows)),
         acc, maximum, total,
         sm_scale * math.log2(math.e), h, n_rows, n_keys, keys_per_split, n_patterns,
         *q_strides, *k_strides, *v_strides,
-        HAS_MASKS=masks is not None, HEAD_DIM=d, **config.constexprs, **config.launch,
+        HAS_WINDOWS=windows is not None, HEAD_DIM=d, **config.constexprs, **config.launch,
     )  # fmt: skip
     weight = torch.exp2(maximum - maximum.amax(3, keepdim=True))
     return acc.mul_(weight.unsqueeze(-1)).sum(3) / (total * weight).sum(3).unsqueeze(-1)

@@ -16,6 +16,7 @@ from sparse_videogen.kernels import backend as backends
 from sparse_videogen.kernels import choose_backend, compat, failures
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference
+from sparse_videogen.kernels.tile_configs import TileConfig, config_for, table
 
 CPU = torch.device("cpu")
 DEMO = str(Path(__file__).resolve().parents[2] / "demo")
@@ -36,6 +37,34 @@ def test_triton_without_triton_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="pip install triton"):
         choose_backend("triton", CPU)
+
+
+@pytest.mark.parametrize("capability, runs", [((7, 5), False), ((8, 0), True), ((12, 0), True)], ids=str)
+def test_a_gpu_too_old_is_refused_by_name(capability, runs, monkeypatch):
+    pytest.importorskip("triton")
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(backends, "architecture", lambda device: "{}.{}".format(*capability))
+    assert choose_backend("auto", device) == ("triton" if runs else "torch")
+    if not runs:
+        with pytest.raises(RuntimeError, match="Tesla T4, has compute capability 7.5 and the kernels need 8.0"):
+            choose_backend("triton", device)
+
+
+@pytest.mark.parametrize("alias, known", [("8.7", "8.6"), ("10.3", "10.0"), ("12.1", "12.0")])
+def test_a_gpu_with_the_units_of_another_has_its_configs(alias, known):
+    for op, by_arch in table().items():
+        for head_dim in (64, 128):
+            assert config_for(op, head_dim, alias) == config_for(op, head_dim, known)
+            assert known not in by_arch or config_for(op, head_dim, alias) == TileConfig(**by_arch[known][str(head_dim)])
+
+
+@pytest.mark.parametrize("name", ["128x64w8s5", "64x16w8s1t16d16a", "128x32w8s5t32d128"])
+def test_a_config_is_what_its_name_says(name):
+    assert str(TileConfig.parse(name)) == name
+    with pytest.raises(ValueError, match="tile config '128x64': must look like"):
+        TileConfig.parse("128x64")
 
 
 def test_a_failing_kernel_is_said_once_and_torch_takes_over(monkeypatch, caplog):

@@ -62,7 +62,7 @@ def test_matches_masked_attention(layout, pattern, first_frame, make_qkv):
     stride = 1 if pattern == SPATIAL else layout.frames
     mask = naive_mask(layout, pattern, Band(config, layout, block_m, stride).half_width, block_m, first_frame)
     assert torch.equal(plan_mask([made, text], layout.tokens)[0, 0], mask)
-    assert torch.equal(patterns.masks[-2:][pattern], mask[patterns.rows])
+    assert torch.equal(patterns.windows.masks()[-2:][pattern], mask[patterns.rows])
     q, k, v = make_qkv(layout, heads=1)
     out = gather_attention(q, k, v, made, sm_scale=64**-0.5)
     gather_attention(q, k, v, text, sm_scale=64**-0.5, out=out)
