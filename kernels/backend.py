@@ -32,7 +32,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: allowed are {', '.join(BACKENDS)}")
-    obstacle = _triton_obstacle(device)
+    obstacle = triton_obstacle(device)
     if backend == "triton" and obstacle is not None:
         raise RuntimeError(f"backend='triton' cannot run: {obstacle}, or choose backend 'auto' or 'torch'")
     if backend == "auto":  # Triton's interpreter is for tests that ask for it
@@ -82,13 +82,13 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
-def _triton_obstacle(device: torch.device) -> str | None:
+def triton_obstacle(device: torch.device) -> str | None:
     """Why Triton cannot run on `device`, with its remedy; None if it can."""
     if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed. Run 'pip install triton' (Windows: 'pip install triton-windows')"
+        return "Triton is not installed; run 'pip install triton' (Windows: 'pip install triton-windows')"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU. Move the model to one"
+        return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU; move the model to one"
     if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         name, has = torch.cuda.get_device_name(device), architecture(device)
-        return f"the GPU, {name}, has compute capability {has} and the kernels need 8.0 (RTX 30 series, A100) or newer"
+        return f"{name} has compute capability {has}, the kernels need 8.0 (RTX 30 series, A100) or newer"
     return None

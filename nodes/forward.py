@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..kernels import choose_backend
+from ..kernels import triton_obstacle
 from ..svg_core import VideoLayout
 from .families import Family, forward_grid, place, text_tokens
 from .masks import mask_text, masked_keys
@@ -156,7 +156,5 @@ class Forward:
 
     def _backend_reason(self, device: torch.device) -> str | None:
         """Torch alone launches thousands of small products a layer: no gain is to be expected on a GPU without Triton."""
-        backend = self.run.settings.backend
-        if device.type == "cuda" and backend == "auto" and choose_backend(backend, device) == "torch":
-            return "backend: Triton is not installed; run 'pip install triton' (Windows: 'pip install triton-windows')"
-        return None
+        obstacle = triton_obstacle(device) if device.type == "cuda" and self.run.settings.backend == "auto" else None
+        return obstacle and f"backend: {obstacle}"

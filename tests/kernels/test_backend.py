@@ -48,7 +48,7 @@ def test_a_gpu_too_old_is_refused_by_name(capability, runs, monkeypatch):
     monkeypatch.setattr(backends, "architecture", lambda device: "{}.{}".format(*capability))
     assert choose_backend("auto", device) == ("triton" if runs else "torch")
     if not runs:
-        with pytest.raises(RuntimeError, match="Tesla T4, has compute capability 7.5 and the kernels need 8.0"):
+        with pytest.raises(RuntimeError, match="Tesla T4 has compute capability 7.5, the kernels need 8.0"):
             choose_backend("triton", device)
 
 

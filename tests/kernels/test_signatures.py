@@ -49,7 +49,7 @@ torch.empty = lambda *a, **k: empty(*a, **k).zero_()  # results are never writte
 from load_pack import load_pack
 load_pack()
 from sparse_videogen.kernels import backend, failures
-backend._triton_obstacle = lambda device: None
+backend.triton_obstacle = lambda device: None
 from sparse_videogen.svg_core import SVG2Config, SVGConfig, SparseState, VideoLayout, sparse_attention
 
 seen = []
