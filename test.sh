@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source demo/environment.sh
-# The kernels are compiled under the oldest Triton that users' torch brings and the newest, each from its own folder.
-for triton in "oldest triton==3.3.*" "newest triton"; do
+# The kernels are compiled under the oldest Triton that users' torch brings, one between and the newest, each from its own
+# folder.
+for triton in "oldest triton==3.3.*" "middle triton==3.6.*" "newest triton"; do
     set -- "${triton%% *}" "${triton#* }" "$@"
     if [ ! -e ".venv/triton-$1/triton" ]; then
         "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target ".venv/triton-$1" "$2"

@@ -293,7 +293,7 @@ def main() -> None:
     columns |= {"ok": 6, "error": 0}
     print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
     rows = []
-    with ProcessPoolExecutor(max_workers=2) as pool:
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
         for row in pool.map(row_of, jobs):
             rows.append(row)
             print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)

@@ -279,7 +279,7 @@ def table(parts: list[Part], flops: float, density: float, gpu: Gpu, known: floa
     lines += [f"| {part.name} | {part.ms:.1f} | {part.ms / dense:.1%} | {part.limit} |" for part in parts]
     said = f"{density * flops / kernel / 1e9:.0f} TFLOP/s in attention and tail"
     lines.append(f"| the call | {whole:.1f} | {whole / dense:.1%} | {dense / whole:.2f}x over {gpu.dense}; {said} |")
-    lines.append(f"| dense | {dense:.1f} | | {gpu.dense} at {gpu.dense_tflops:.0f} TFLOP/s |")
+    lines.append(f"| dense | {dense:.1f} | | {gpu.dense} at {gpu.dense_tflops:.0f} TFLOP/s, its rate at head_dim 128 |")
     if known is not None:
         lines.append(f"| attention and tail, measured | {known:.1f} | {known / dense:.1%} | predicted {kernel:.1f} |")
     return "\n".join(lines)

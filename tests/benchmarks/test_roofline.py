@@ -1,0 +1,72 @@
+"""The model of the time: what it predicts follows from the counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def run(*command) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "SPARSE_VIDEOGEN_DEBUG")}
+    return subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True)
+
+
+def tables(text: str) -> dict[str, dict[str, float]]:
+    """Milliseconds by part, by title; parts of one name together."""
+    found = {}
+    for title, body in re.findall(r"^### (.*?): predicted\n(.*?)(?=^###|\Z)", text, re.MULTILINE | re.DOTALL):
+        found[title] = {}
+        for part, ms in re.findall(r"^\| ([\w ]+) \| ([\d.]+) \|", body, re.MULTILINE):
+            found[title][part] = found[title].get(part, 0.0) + float(ms)
+    return found
+
+
+def test_every_gpu_has_a_table():
+    result = run(FOLDER / "roofline.py", "--shape", "cpu_2k")
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = tables(result.stdout)
+    assert len(found) == 8 and all(any(gpu in title for title in found) for gpu in ("A100", "H100", "4090", "5090"))
+    for title, parts in found.items():
+        own = {part: ms for part, ms in parts.items() if part not in ("the call", "dense")}
+        assert {"attention", "launches"} <= own.keys() and ("assign" in own) == title.startswith("svg2")
+        assert parts["the call"] == pytest.approx(sum(own.values()), abs=0.06 * len(own))
+
+
+RULES = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import roofline
+from shapes import SHAPES
+from sparse_videogen.kernels.tile_configs import TileConfig
+
+assert roofline.makespan([3, 1, 1, 1], 2) == 3 and roofline.makespan([1, 1, 1, 3], 2) == 4
+gpu = next(gpu for gpu in roofline.GPUS if gpu.arch == "9.0")
+shape = SHAPES["wan14b_720p"]
+lists = [[18_900] * 591] * shape.heads
+def ms(name, lists=lists):
+    return sum(part.ms for part in roofline.attention(gpu, shape, TileConfig.parse(name), lists, 1000, 2))
+waits, ahead = ms("128x64w8s3t32d128"), ms("128x64w8s5t32d128")
+half = ms("128x64w8s5t32d128", [[9_450] * 591] * shape.heads)
+try:
+    ms("128x64w8s9t32d128")
+except LookupError as error:
+    said = str(error)
+print(json.dumps([waits, ahead, half, said]))
+"""
+
+
+def test_it_knows_waits_from_work():
+    result = run("-c", RULES, FOLDER)
+    assert result.returncode == 0, result.stderr[-2000:]
+    waits, ahead, half, said = json.loads(result.stdout.splitlines()[-1])
+    assert ahead < 0.8 * waits and 0.5 * ahead < half < 0.6 * ahead
+    assert "add it with compile_kernels.py --configs 128x64w8s9t32d128" in said
