@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "compile_kernels.py"
 COMMITTED = ROOT / "benchmarks" / "results" / "compiled.jsonl"
-VERSIONS = {"oldest": ("bf16", "fp32"), "middle": ("bf16",), "newest": ("bf16", "fp16", "fp32")}
+VERSIONS = {"oldest": ("bf16", "fp32"), "middle": ("bf16", "fp16"), "newest": ("bf16", "fp32")}
 NVIDIA = {"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}
 
 

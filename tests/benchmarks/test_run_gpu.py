@@ -24,7 +24,7 @@ MAY_BE_MISSING = {
     "flashinfer",
     "sol-attn",
     "flash_kmeans",
-    "256x128w8s5t32d128",
+    "256x128w8s5t32d128a",
 }
 
 
