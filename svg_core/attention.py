@@ -188,9 +188,7 @@ def warm_up(
 def _sampled_rows(layout: VideoLayout, device: torch.device, state: SparseState) -> Tensor:
     """Rows of the video to look at, [S] int64."""
     count = min(ERROR_ROWS, layout.video_tokens)
-    return state.once(
-        ("rows", layout, device), lambda: stratified(count, layout.video_tokens, device) + layout.text_before
-    )
+    return state.once(("rows", layout, device), lambda: stratified(count, layout.video_tokens, device) + layout.text_before)
 
 
 def _finite(rows: Tensor) -> Tensor:

@@ -168,9 +168,7 @@ def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str)
     return Clusters(queries, keys, query_centroids, key_centroids)
 
 
-def choose(
-    clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str
-) -> tuple[Tensor, Tensor]:
+def choose(clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str) -> tuple[Tensor, Tensor]:
     """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
     mean, size = clusters.key_centroids.mean, clusters.key_centroids.size
     log_size = size.log().flatten(0, 1).unsqueeze(1)

@@ -53,9 +53,7 @@ def read_windows(layout: VideoLayout, rows: int, device: torch.device, state: Sp
     return Windows(masked, begin[:, 0], begin, begin + 1)
 
 
-def text_plan(
-    layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState
-) -> Planned:
+def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState) -> Planned:
     """Text queries read everything: their plan for [B, H] heads, apart from the video's since its lists are so long."""
     rows = cut(text_queries(layout, device), block_m)
     video = torch.arange(layout.video.start, layout.video.stop, dtype=torch.int32, device=device)

@@ -95,9 +95,7 @@ def _sample_rows_kernel(
     tl.store(sum_ptr + part, l_i, mask=valid_m)
 
 
-def launch_sample_rows(
-    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None
-) -> Tensor:
+def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None) -> Tensor:
     """See the contract."""
     (b, h, _, d), n_keys, n_rows = q.shape, k.shape[2], rows.shape[0]
     config = tile_config("sample_rows", d, q.device, q.dtype)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-def select(
-    probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float
-) -> tuple[Tensor, Tensor]:
+def select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
     """See the contract; by a full stable sort. Masses that are no numbers keep everything, so that the result shows them."""
     mass, rows = tile_mass(probs, row_labels)
     if top_p >= 1:

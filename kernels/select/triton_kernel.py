@@ -104,9 +104,7 @@ def _select_kernel(
     tl.store(count_ptr + tile, keys)
 
 
-def launch_select(
-    probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float
-) -> tuple[Tensor, Tensor]:
+def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
     """See the contract."""
     b, h, n_query_clusters, n_clusters = probs.shape
     tiles, n_rows = row_labels.shape[2:]
