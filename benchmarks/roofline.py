@@ -237,15 +237,16 @@ def svg2_config(shape: Shape, density: float) -> SVG2Config:
     return SVG2Config(top_p=1e-3, min_keep=density, **clusters)
 
 
-def measured(rows: list[dict], gpu: Gpu, shape: str, method: str, density: float) -> float | None:
-    """Milliseconds of the kernel in the committed results at about this density, the youngest."""
-    found = [
-        row["ms"]
+def measured(rows: list[dict], gpu: Gpu, shape: str, method: str, density: float) -> dict[str, float]:
+    """Milliseconds in the committed results at about this density, the youngest: of the kernel alone, and of the call."""
+    provider = {"svg": "svg-triton", "svg2": "svg2+tail-triton"}[method]
+    names = {provider: "attention and tail", f"{provider}-call": "the call"}
+    return {
+        names[row["provider"]]: row["ms"]
         for row in rows
         if row["op"] == "attention" and gpu.device in row["device"] and row["shape"] == shape and "ms" in row
-        if row["provider"].startswith("svg2+tail" if method == "svg2" else "svg-") and abs(row["density"] - density) < 0.05
-    ]
-    return found[-1] if found else None
+        if row["provider"] in names and abs(row["density"] - density) < 0.05
+    }
 
 
 def main() -> None:
@@ -271,8 +272,8 @@ def main() -> None:
                 print(table(parts, flops, density, gpu, measured(rows, gpu, arguments.shape, method, density)))
 
 
-def table(parts: list[Part], flops: float, density: float, gpu: Gpu, known: float | None) -> str:
-    """Markdown: each part, then the whole."""
+def table(parts: list[Part], flops: float, density: float, gpu: Gpu, known: dict[str, float]) -> str:
+    """Markdown: each part, then the whole, then what was measured of it."""
     dense = flops / gpu.dense_tflops / 1e9
     whole, kernel = sum(part.ms for part in parts), sum(part.ms for part in parts if part.name in ("attention", "tail"))
     lines = ["| part | ms | of dense | what limits |", "|---|---|---|---|"]
@@ -280,8 +281,9 @@ def table(parts: list[Part], flops: float, density: float, gpu: Gpu, known: floa
     said = f"{density * flops / kernel / 1e9:.0f} TFLOP/s in attention and tail"
     lines.append(f"| the call | {whole:.1f} | {whole / dense:.1%} | {dense / whole:.2f}x over {gpu.dense}; {said} |")
     lines.append(f"| dense | {dense:.1f} | | {gpu.dense} at {gpu.dense_tflops:.0f} TFLOP/s, its rate at head_dim 128 |")
-    if known is not None:
-        lines.append(f"| attention and tail, measured | {known:.1f} | {known / dense:.1%} | predicted {kernel:.1f} |")
+    predicted = {"attention and tail": kernel, "the call": whole}
+    for name, ms in known.items():
+        lines.append(f"| {name}, measured | {ms:.1f} | {ms / dense:.1%} | predicted {predicted[name]:.1f} |")
     return "\n".join(lines)
 
 

@@ -60,6 +60,14 @@ try:
     ms("128x64w8s9t32d128")
 except LookupError as error:
     said = str(error)
+row = {"op": "attention", "device": "NVIDIA H100 80GB HBM3", "shape": "wan14b_720p", "density": 0.26}
+rows = [{**row, "provider": name, "ms": ms} for name, ms in (("svg2+tail-triton", 60.0), ("svg2+tail-triton-call", 70.0))]
+rows += [{**rows[0], "density": 0.5, "ms": 120.0}, {**rows[0], "shape": "wan14b_480p", "ms": 9.0}]
+known = roofline.measured(rows, gpu, "wan14b_720p", "svg2", 0.25)
+assert known == {"attention and tail": 60.0, "the call": 70.0}, known
+parts = [roofline.Part("attention", 50.0, ""), roofline.Part("launches", 1.0, "")]
+lines = roofline.table(parts, 1e14, 0.25, gpu, known).splitlines()
+assert any(line.startswith("| the call, measured | 70.0 |") and "predicted 51.0" in line for line in lines), lines
 print(json.dumps([waits, ahead, half, said]))
 """
 
