@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from sparse_videogen.kernels.gather_attention import Plan
 from sparse_videogen.svg_core import attention
-from sparse_videogen.svg_core.planned import tile_rows, whole
+from sparse_videogen.svg_core.planned import rows_of_tiles, whole
 from sparse_videogen.svg_core.tiles import cut
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def plan(q: Tensor, k: Tensor, v: Tensor, config: Blocks, layout, state, key, **
     count = (index < n).sum(-1).int()
     sets = torch.arange(b * h, dtype=torch.int32, device=q.device).view(b, h)
     tiles = rows.expand(b * h, -1, -1)
-    return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), tile_rows(tiles))
+    return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), rows_of_tiles(tiles))
 
 
 def _means(x: Tensor, rows: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Planned:
         return count_pairs(self.rows, self.key_count, self.set_of_head, block_m, block_n)
 
 
-def tile_rows(query_index: Tensor) -> Tensor:
+def rows_of_tiles(query_index: Tensor) -> Tensor:
     """Rows of the tiles [..., T, M] of a plan, [..., T] int32."""
     return (query_index >= 0).sum(-1, dtype=torch.int32)
 

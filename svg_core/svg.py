@@ -18,7 +18,7 @@ from ..kernels.pack import pack_lists
 from ..kernels.sample_rows import Windows, sample_rows
 from .config import SVGConfig
 from .layout import VideoLayout
-from .planned import Planned, tile_rows, whole
+from .planned import Planned, rows_of_tiles, whole
 from .sampling import stratified
 from .state import SparseState
 from .tiles import cut, read_windows, text_keys
@@ -32,14 +32,14 @@ class Patterns:
 
     Attributes:
         query_index: [P, T, M] int32, query_index of the plan.
-        tile_rows: [P, T] int32, rows of each tile.
+        rows_of_tiles: [P, T] int32, rows of each tile.
         key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
         rows: [S] int64, query rows that profile a head.
         windows: which keys these rows read; first all that are not masked, if some are.
     """
 
     query_index: Tensor
-    tile_rows: Tensor
+    rows_of_tiles: Tensor
     key_index: Tensor
     key_count: Tensor
     rows: Tensor
@@ -71,7 +71,7 @@ def plan(
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
     error = (patterned - exact).norm(dim=(-2, -1))
     pattern = error.argmin(-1).int()
-    return whole(Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count), patterns.tile_rows)
+    return whole(Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count), patterns.rows_of_tiles)
 
 
 def build_patterns(
@@ -108,7 +108,7 @@ def build_patterns(
     key_index, key_count = pack_lists(torch.stack(key_orders), start, length, capacity=capacity, backend=backend)
     query_index = torch.stack(query_index)
     windows = Windows(*map(torch.cat, zip(*windows, strict=True)))
-    return Patterns(query_index, tile_rows(query_index), key_index, key_count, rows + layout.text_before, windows)
+    return Patterns(query_index, rows_of_tiles(query_index), key_index, key_count, rows + layout.text_before, windows)
 
 
 def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) -> Tensor:

@@ -22,7 +22,7 @@ from ..kernels.select import select
 from .config import SVG2Config
 from .kmeans import initial_centroids, kmeans
 from .layout import VideoLayout
-from .planned import Planned, tile_rows
+from .planned import Planned, rows_of_tiles
 from .state import SparseState
 from .tiles import cut, text_keys
 
@@ -78,10 +78,10 @@ def plan(
     query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
     kept, count = choose(clusters, row_labels, config, sm_scale, backend)
     # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
-    count, order = count.sort(dim=-1, descending=True, stable=True)
-    kept, query_index = (x.gather(2, order.unsqueeze(-1).expand_as(x)) for x in (kept, query_index))
+    count, longest = count.sort(dim=-1, descending=True, stable=True)
+    kept, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (kept, query_index))
     key_count = count + layout.text_keys * (count > 0)
-    rows = tile_rows(query_index)
+    rows = rows_of_tiles(query_index)
     tail = None if config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, backend)
     share = kept.float().mean(-1).sum(-1) / (rows > 0).sum(-1)
     sets = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
@@ -171,7 +171,7 @@ def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str)
 def choose(clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str) -> tuple[Tensor, Tensor]:
     """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
     mean, size = clusters.key_centroids.mean, clusters.key_centroids.size
-    log_size = size.log().flatten(0, 1).unsqueeze(1)
+    log_size = size.float().log().flatten(0, 1).unsqueeze(1)
     queries, keys = clusters.query_centroids.mean.flatten(0, 1), mean.flatten(0, 1).transpose(1, 2)
     probs = torch.baddbmm(log_size, queries, keys, alpha=sm_scale).softmax(-1)
     probs = probs.unflatten(0, mean.shape[:2])
@@ -182,7 +182,7 @@ def tail_terms(v: Tensor, clusters: Clusters, backend: str) -> tuple[Tensor, Ten
     """k_mean, k_variance, v_mean and log_size of `Tail`, in the dtype of v [B, H, Nv, D]."""
     mean, size, variance = clusters.key_centroids
     v_mean = centroids(v, clusters.keys, backend=backend).mean
-    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), size.log()
+    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), size.float().log()
 
 
 def query_tiles(queries: Groups, config: SVG2Config, layout: VideoLayout, block_m: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..kernels.gather_attention import Plan
 from ..kernels.sample_rows import Windows
 from .layout import VideoLayout
-from .planned import Planned, tile_rows, whole
+from .planned import Planned, rows_of_tiles, whole
 from .state import SparseState
 
 
@@ -64,4 +64,4 @@ def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device:
         key_index=keys.expand(1, len(rows), -1),
         key_count=torch.full((1, len(rows)), len(keys), dtype=torch.int32, device=device),
     )
-    return whole(plan, tile_rows(plan.query_index))
+    return whole(plan, rows_of_tiles(plan.query_index))
