@@ -161,7 +161,7 @@ def row_of(job: tuple) -> dict:
     module = importlib.import_module(f"sparse_videogen.kernels.{case.op}.triton_kernel")
     configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
     kernel = getattr(module, case.kernel)
-    launch = {"num_warps": case.num_warps}
+    launch = {"num_warps": case.num_warps, "enable_fp_fusion": True}
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
     constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
     constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
@@ -183,7 +183,11 @@ def row_of(job: tuple) -> dict:
         fn=kernel,
         signature={name: _type(name, case, dtype, constants) for name in kernel.arg_names},
         constexprs=constants,
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in case.pointers},
+        attrs={
+            (parameter.num,): [["tt.divisibility", 16]]
+            for parameter in kernel.params
+            if parameter.name in case.pointers and not parameter.do_not_specialize
+        },
     )
     try:
         compiled = triton.compile(

@@ -14,11 +14,11 @@ BLOCK_M = 128
 COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
-def counted(shape: Shape, config) -> int:
+def counted(shape: Shape, config, batch: int = 1) -> int:
     """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
     import allocations  # puts Triton into its interpreter: never where kernels shall run
 
-    size = (1, shape.tokens, shape.heads, shape.head_dim)
+    size = (batch, shape.tokens, shape.heads, shape.head_dim)
     q, k, v = (torch.empty(size, dtype=torch.bfloat16, device="meta").transpose(1, 2) for _ in range(3))
     state = SparseState()
     with allocations.kernels_do_nothing(), allocations.Allocations() as made:

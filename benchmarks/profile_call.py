@@ -1,7 +1,7 @@
 """Where does the time of one sparse call go? Also the runs that other tools watch.
 
 --mode call      profiles a call in the middle of a run: its kernels, their launches, and the share of each part
---mode kernel    launches gather_attention once, for Nsight Compute
+--mode kernel    runs gather_attention once, for Nsight Compute
 --mode small     runs every kernel at small sizes against torch's results, for compute-sanitizer
 """
 
@@ -71,13 +71,13 @@ def profile_call(shape: Shape, q, k, v, trace: Path | None) -> list[dict]:
 
 
 def launch_once(shape: Shape, q, k, v) -> None:
-    """One launch of gather_attention at full size, over the plan of the first heads."""
+    """gather_attention once at full size, over the plan of the first heads; the lists come before a tail that is apart."""
     options = plan_options(q)
     planned = plans(q, k, v, config_for(shape), layout_of(shape), SparseState(), 0, **options)
     where, plan = next(planned[-1].parts)
     run_plan(q, k, v, [(where, plan)], options["backend"])
     require_kernels()
-    print(f"one launch: {plan.query_index.shape[1]} tiles each of {plan.set_of_head.shape[1]} heads")
+    print(f"{plan.query_index.shape[1]} tiles each of {plan.set_of_head.shape[1]} heads; a tail apart is a launch of its own")
 
 
 def run_small(device: str) -> None:

@@ -11,7 +11,7 @@ import argparse
 import heapq
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import launches
 import torch
@@ -40,6 +40,8 @@ class Gpu:
         device: a part of the name that the driver gives it.
         sms, ghz: multiprocessors, and their clock under such a load.
         matrix: operations of 16-bit matrix products with float32 sums, a cycle (a multiply-add is two).
+        lanes: of float32 and of integer and comparing instructions.
+        threads: that it holds at a time.
         shared_bytes: shared memory.
         l2_gbs, memory_gbs: what all can read from the L2 cache and from memory, GB/s.
         dense_tflops: of the best dense attention, head_dim 128, and whose.
@@ -51,6 +53,8 @@ class Gpu:
     sms: int
     ghz: float
     matrix: int
+    lanes: tuple[int, int]
+    threads: int
     shared_bytes: int
     l2_gbs: float
     memory_gbs: float
@@ -62,10 +66,10 @@ class Gpu:
 
 
 GPUS = (
-    Gpu("A100 SXM", "8.0", "A100", 108, 1.41, 2048, 164 << 10, 4400, 2039, 200, "FlashAttention 2"),
-    Gpu("H100 SXM", "9.0", "H100", 132, 1.70, 4096, 228 << 10, 5500, 3350, 621, "FlashAttention 3"),
-    Gpu("RTX 4090", "8.9", "4090", 128, 2.52, 512, 100 << 10, 5000, 1008, 150, "FlashAttention 2"),
-    Gpu("RTX 5090", "12.0", "5090", 170, 2.41, 512, 100 << 10, 7000, 1792, 200, "FlashAttention 2"),
+    Gpu("A100 SXM", "8.0", "A100", 108, 1.41, 2048, (64, 64), 2048, 164 << 10, 4400, 2039, 200, "FlashAttention 2"),
+    Gpu("H100 SXM", "9.0", "H100", 132, 1.70, 4096, (128, 64), 2048, 228 << 10, 5500, 3350, 621, "FlashAttention 3"),
+    Gpu("RTX 4090", "8.9", "4090", 128, 2.52, 512, (128, 64), 1536, 100 << 10, 5000, 1008, 150, "FlashAttention 2"),
+    Gpu("RTX 5090", "12.0", "5090", 170, 2.41, 512, (128, 128), 1536, 100 << 10, 7000, 1792, 200, "FlashAttention 2"),
 )
 
 
@@ -109,12 +113,12 @@ def loop_of(row: dict, number: int, gpu: Gpu, flops: float, l2_bytes: float) -> 
     tile, turn = TileConfig.parse(row["config"]), row["loops"][number]
     count, warps = turn["by_class"], tile.num_warps
     registers = -(-row["registers"] // 8) * 8
-    fits = 65536 // (registers * 32 * warps), gpu.shared_bytes // (row["shared_bytes"] + 1024), 2048 // (32 * warps)
-    vector = {  # 4 schedulers start an instruction a cycle each; units are 16, 64 and 128 lanes wide
+    fits = 65536 // (registers * 32 * warps), gpu.shared_bytes // (row["shared_bytes"] + 1024), gpu.threads // (32 * warps)
+    vector = {  # 4 schedulers start an instruction a cycle each, and 16 exponents fit into one
         "instructions": turn["instructions"] * warps / 4,
         "exponents": count.get("special", 0) * warps * 32 / 16,
-        "integers and comparisons": count.get("alu", 0) * warps * 32 / 64,
-        "multiply-adds": count.get("fma", 0) * warps * 32 / 128,
+        "integers and comparisons": count.get("alu", 0) * warps * 32 / gpu.lanes[1],
+        "multiply-adds": count.get("fma", 0) * warps * 32 / gpu.lanes[0],
     }
     matrix, l2 = flops / gpu.matrix, l2_bytes / (gpu.l2_gbs / gpu.ghz / gpu.sms)
     cycles = max(matrix + max(vector.values()) + TURN_CYCLES + (0 if row["prefetch"] else EXPOSED_CYCLES), l2)
@@ -262,11 +266,12 @@ def main() -> None:
     flops = 4 * shape.heads * shape.tokens**2 * shape.head_dim
     for method in arguments.methods:
         wanted = SVGConfig(sparsity=1 - arguments.density) if method == "svg" else svg2_config(shape, arguments.density)
-        lists = plan_lists(shape, wanted, 128)
-        density = sum(map(sum, lists)) / len(lists) / len(lists[0]) / shape.tokens
+        plan = cache(partial(plan_lists, shape, wanted))  # by rows of a tile
         for gpu in (gpu for gpu in GPUS if gpu.device in arguments.gpus):
             names = arguments.configs or [str(config_for("gather_attention", shape.head_dim, gpu.arch))]
             for config in map(TileConfig.parse, names):
+                lists = plan(config.block_m)
+                density = sum(map(sum, lists)) / len(lists) / len(lists[0]) / shape.tokens
                 parts = call(gpu, shape, method, arguments.density, config, lists)
                 print(f"\n### {method} at density {density:.2f}, {arguments.shape}, {gpu.name}, {config}: predicted\n")
                 print(table(parts, flops, density, gpu, measured(rows, gpu, arguments.shape, method, density)))

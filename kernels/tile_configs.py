@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .compat import triton_version
+from .compat import FUSED, triton_version
 
 
 class NoTileConfig(RuntimeError):
@@ -47,8 +47,8 @@ class TileConfig:
 
     @property
     def launch(self) -> dict:
-        """What Triton takes beside a kernel's arguments; newer versions fuse a * b + c only where they are asked to."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        """What Triton takes beside a kernel's arguments."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **FUSED}
 
     @property
     def constexprs(self) -> dict:

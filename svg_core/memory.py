@@ -40,11 +40,16 @@ def call_bytes(
     together = min(heads, max(1, workspace_bytes // lists))
     if config.tile_cut == "cluster":
         tiles += q_clusters
-    chosen = batch * heads * tiles * (k_clusters + 4 * block_m)  # clusters that a tile keeps, and its rows
-    labels = 16 * batch * heads * layout.video_tokens
-    centroids = 4 * batch * heads * head_dim * (q_clusters + k_clusters * (2 if config.tail == "second_order" else 1))
-    choice = 4 * batch * heads * (q_clusters * k_clusters + tiles * -(-k_clusters // BLOCK_C) * BLOCK_C)  # before the lists
-    return max(together * lists, choice) + chosen + labels + centroids
+    every, moments = batch * heads, 2 if config.tail == "second_order" else 1
+    chosen = every * tiles * (k_clusters + 4 * block_m)  # clusters that a tile keeps, and its rows
+    labels = 16 * every * layout.video_tokens
+    means = 2 * every * head_dim * (q_clusters + k_clusters)  # what the state takes over
+    # First the choice, with centroids in float32 and the rows' labels; then the lists, with the tail's terms in 16 bit.
+    probs, mass = (4 * every * n for n in (q_clusters * k_clusters, tiles * -(-k_clusters // BLOCK_C) * BLOCK_C))
+    centroids = 4 * every * head_dim * (q_clusters + k_clusters * moments)
+    choice = max(2 * probs, probs + mass) + 4 * every * tiles * block_m + centroids
+    terms = 0 if config.tail == "off" else 2 * every * head_dim * k_clusters * (1 + moments)
+    return max(together * lists + terms, choice) + chosen + labels + means
 
 
 def state_bytes(config: SVGConfig | SVG2Config, layout: VideoLayout, *, batch: int, heads: int, head_dim: int) -> int:
@@ -57,8 +62,9 @@ def state_bytes(config: SVGConfig | SVG2Config, layout: VideoLayout, *, batch: i
 
 
 def can_split(config: SVGConfig | SVG2Config, layout: VideoLayout, q: Tensor, workspace_bytes: int) -> bool:
-    """Whether half the workspace would make a call with q [B, H, N, D] need less."""
-    if isinstance(config, SVGConfig):
-        return False
-    block_m = tile_rows(q.shape[3], q.device, q.dtype)
-    return workspace_bytes >= 2 * list_bytes(config, layout, block_m)
+    """Whether a smaller workspace would make a call with q [B, H, N, D] need less."""
+    batch, heads, _, head_dim = q.shape
+    size = {"batch": batch, "heads": heads, "head_dim": head_dim, "block_m": tile_rows(head_dim, q.device, q.dtype)}
+    return call_bytes(config, layout, **size, workspace_bytes=1) < call_bytes(
+        config, layout, **size, workspace_bytes=workspace_bytes
+    )

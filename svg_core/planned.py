@@ -19,8 +19,9 @@ class Planned:
         set_of_head: [B, H] int32 in [0, L).
         rows: [L, T] int32, query rows of each tile.
         key_count: [L, T] int32, keys that it reads.
-        parts: (where, plan) until every head had its plan, each for q[where]; lists are made as they are asked for, and
-            make room for the next ones where nobody holds them.
+        parts: (where, plan) until every head had its plan, each for q[where]; to be gone through once. Lists are made as
+            they are asked for, and make room for the next ones where nobody holds them; after the last one the state has
+            what this call leaves to the next.
         kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.
     """
 

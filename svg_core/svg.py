@@ -62,7 +62,7 @@ def plan(
 ) -> Planned:
     """Plans the video's queries: all heads at once, since they share the lists of two patterns.
 
-    The plan's `set_of_head` is the pattern of each head: the one of lower squared error on the sampled rows.
+    The plan's `set_of_head` is the pattern of each head: the one of lower error on the sampled rows.
     There is nothing to split, so `workspace_bytes` bounds nothing.
     """
     patterns_key = ("svg", config, layout, block_m, q.device)

@@ -80,10 +80,10 @@ def plan(
     # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
     count, longest = count.sort(dim=-1, descending=True, stable=True)
     kept, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (kept, query_index))
-    key_count = count + layout.text_keys * (count > 0)
+    key_count = torch.where(count > 0, count + layout.text_keys, 0)
     rows = rows_of_tiles(query_index)
     tail = None if config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, backend)
-    share = kept.float().mean(-1).sum(-1) / (rows > 0).sum(-1)
+    share = kept.sum((-2, -1)) / ((rows > 0).sum(-1) * kept.shape[-1])
     sets = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
 
     order = torch.cat([text_keys(layout, q.device, state).expand(*kept.shape[:2], -1), clusters.keys.order], -1)

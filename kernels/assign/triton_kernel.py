@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..compat import FUSED
 from ..rows import token_rows
 from ..tile_configs import tile_config
 
@@ -61,8 +62,9 @@ def _assign_kernel(
     half_x = 0.5 * tl.sum(x_float * x_float, axis=1)
 
     # One running minimum for each column of a block, joined once at the end: a reduction in every step would cost more
-    # than the comparison. A distance is not negative, so its bits have its order as an integer; its lowest ones give way
-    # to the block's number, so that one comparison carries both, and of equal distances the first block wins.
+    # than the comparison. A distance is not negative (but for rounding near 0, where any order will do), so its bits have
+    # its order as an integer; the lowest ones give way to the block's number, so that one comparison carries both, and of
+    # equal distances the first block wins.
     padded_ptr += bh * n_blocks * BLOCK_N * HEAD_DIM
     half_norm_ptr += bh * n_blocks * BLOCK_N
     best = tl.full([BLOCK_M, BLOCK_N], 0x7FFFFFFF, tl.int32)
@@ -90,7 +92,7 @@ def launch_assign(x: Tensor, centroids: Tensor) -> Tensor:
     labels = torch.empty((b, h, n), dtype=torch.int32, device=x.device)
     x, strides = token_rows(x)
     _pad_centroids_kernel[(padded.shape[2] // BLOCK_ROWS, b * h)](
-        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS
+        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS, **FUSED
     )
     _assign_kernel[(triton.cdiv(n, config.block_m), b * h)](
         x, padded, half_norm, labels,

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..compat import FUSED
 from ..pack import Groups
 from ..rows import token_rows
 
@@ -101,5 +102,6 @@ def launch_centroids(
         HAS_PREVIOUS=previous is not None,
         HAS_VARIANCE=variance,
         num_warps=4,
+        **FUSED,
     )
     return mean, size, var

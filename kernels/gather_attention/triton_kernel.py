@@ -22,6 +22,8 @@ VARYING = [
     "heads", "tiles", "clusters", "qk_scale", "second_order_scale", "second_order_cap",
     "stride_qb", "stride_qh", "stride_qn", "stride_kb", "stride_kh", "stride_kn", "stride_vb", "stride_vh", "stride_vn",
     "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh", "stride_list",
+    # These begin where a group of heads does, aligned or not; nothing is read from them 16 bytes at a time.
+    "set_of_head_ptr", "key_count_ptr", "log_size_ptr", "kept_ptr",
 ]  # fmt: skip
 
 
@@ -147,7 +149,7 @@ def _gather_attention_kernel(
     if RESUME:
         lse = tl.load(lse_ptr + rows, mask=valid_m, other=0.0) * 1.4426950408889634  # to base 2
         m_i = tl.maximum(lse, m_i)
-        l_i = tl.where(lse > m_i - 1.0, 1.0, 0.0)
+        l_i = tl.where(lse < -1.0e30, 0.0, 1.0)  # only -inf is a row that read no key; NaN goes on as NaN
         offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
         before = tl.load(out_ptr + offsets, mask=valid_m[:, None], other=0.0).to(tl.float32)
         acc = tl.where(l_i[:, None] > 0.0, before, 0.0)  # a row that read no key has none

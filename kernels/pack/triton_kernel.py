@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..compat import FUSED
 from .reference import lengths
 
 # One warp walks 32 segments: most are empty (a tile reads a quarter of them or less) and the others hold about 75
@@ -40,6 +41,8 @@ def _copy(source, target, length, COLUMNS: tl.constexpr):
     do_not_specialize=[
         *("n_tiles", "n_segments", "capacity", "prefix", "stride_ol", "stride_sl", "stride_st", "stride_ss"),
         *("stride_nl", "stride_nt", "stride_ns"),
+        # These begin where a group of heads does, aligned or not.
+        *("order_ptr", "start_ptr", "length_ptr", "kept_ptr"),
     ]
 )
 def _pack_lists_kernel(
@@ -102,6 +105,6 @@ def launch_pack_lists(
         order, start, length, count if kept is None else kept.contiguous().view(torch.uint8), index, count,
         tiles, segments, capacity, prefix,
         order.stride(0), *start.stride(), *length.stride(),
-        HAS_KEPT=kept is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1,
+        HAS_KEPT=kept is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1, **FUSED,
     )  # fmt: skip
     return index, count

@@ -7,15 +7,28 @@ import math
 import torch
 from torch import Tensor
 
+# Tiles x clusters of one group of heads: each takes about 28 bytes while it is sorted, so 4 M are 120 MB.
+MAX_MASSES = 1 << 22
+
 
 def select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
-    """See the contract; by a full stable sort. Masses that are no numbers keep everything, so that the result shows them."""
+    """See the contract; by a full stable sort, some heads at a time."""
+    (b, h), cells = probs.shape[:2], row_labels.shape[2] * probs.shape[3]
+    step = max(1, MAX_MASSES // (b * cells))
+    groups = (slice(head, head + step) for head in range(0, h, step))
+    made = [_select(probs[:, heads], row_labels[:, heads], size[:, heads], top_p, min_keep) for heads in groups]
+    kept, count = zip(*made, strict=True)
+    return torch.cat(kept, 1), torch.cat(count, 1)
+
+
+def _select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
     mass, rows = tile_mass(probs, row_labels)
     if top_p >= 1:
         return keep_all(rows, size)
     ranked, order = mass.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
     rank = torch.arange(mass.shape[-1], device=mass.device)
+    # Masses that are no numbers keep everything, so that the result shows them.
     keep = ~(before >= top_p) | (rank < math.ceil(min_keep * mass.shape[-1]))
     keep &= (rows > 0).unsqueeze(-1)
     kept = torch.zeros_like(keep).scatter_(-1, order, keep)

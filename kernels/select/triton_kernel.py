@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..compat import FUSED
 from .reference import keep_all
 
 BLOCK_C = 1024  # columns at a time: the paper's 1000 clusters are one block
@@ -125,6 +126,7 @@ def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float,
         ROWS=triton.next_power_of_2(n_rows),
         BLOCK_C=BLOCK_C,
         num_warps=4,
+        **FUSED,
     )
     min_count = math.ceil(min_keep * n_clusters)
     _select_kernel[grid](
@@ -137,5 +139,6 @@ def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float,
         top_p,
         BLOCK_C=BLOCK_C,
         num_warps=4,
+        **FUSED,
     )
     return kept, count

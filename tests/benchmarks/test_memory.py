@@ -35,3 +35,34 @@ def test_a_run_fits_beside_the_model(rows):
     for row in rows:
         assert row["counted_bytes"] < 0.6e9, row
         assert row["run_bytes"] < 1.6e9, row
+
+
+UNUSUAL = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import memory
+from shapes import Shape
+from sparse_videogen.svg_core import SVG2Config
+
+cases = (
+    (4, Shape(40, 128, 9, 30, 52), {}),
+    (1, Shape(40, 128, 21, 45, 80), {"q_clusters": 1000, "k_clusters": 2048}),
+    (2, Shape(40, 128, 21, 45, 80), {"tile_cut": "cluster", "tail": "off"}),
+    (2, Shape(40, 128, 70, 45, 80), {}),
+)
+for batch, shape, settings in cases:
+    config = SVG2Config(kmeans_init_iters=2, **settings)
+    size = {"batch": batch, "heads": shape.heads, "head_dim": shape.head_dim, "block_m": memory.BLOCK_M}
+    estimated = memory.call_bytes(config, memory.layout_of(shape), **size)
+    print(json.dumps([batch, settings, memory.counted(shape, config, batch), estimated]))
+"""
+
+
+def test_unusual_calls_are_not_underestimated():
+    """Batches, many clusters, tiles cut at clusters, very long videos: where the choice needs more than the lists."""
+    pytest.importorskip("triton")
+    env = {name: value for name, value in os.environ.items() if name != "SPARSE_VIDEOGEN_DEBUG"}
+    command = [sys.executable, "-c", UNUSUAL, SCRIPT.parent]
+    for line in subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout.splitlines():
+        *_, counted, estimated = case = json.loads(line)
+        assert 0.9 * counted < estimated < 1.2 * counted, case

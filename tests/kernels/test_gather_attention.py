@@ -137,6 +137,21 @@ def test_a_tile_may_read_nothing_but_its_tail(backend, device, monkeypatch):
     assert (out.double() - expected).abs().max() <= tolerance(q, k, v, torch.float16)
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["one launch", "apart"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+def test_what_is_no_number_shows_beside_a_tail(bad, apart, backend, device, monkeypatch):
+    """A key in no cluster, as the text's are: the tail alone would be finite."""
+    q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
+    if backend == "triton":
+        kernel = pytest.importorskip("sparse_videogen.kernels.gather_attention.triton_kernel")
+        config = replace(tile_config("gather_attention", 64, device, torch.float16), tail_apart=apart)
+        monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
+    k[0, 0, plan.key_index[0, 0, 0]] = bad
+    out = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
+    rows = plan.query_index[0, 0][plan.query_index[0, 0] >= 0]
+    assert not out[0, 0, rows].isfinite().all(-1).any() and out[0, 1].isfinite().all()
+
+
 def test_one_list_for_all_is_dense_attention(backend, device):
     n, d = 200, 64
     q, k, v, plan = make(2, 3, n, 4, d, 1.0, device)

@@ -60,7 +60,9 @@ for layout in (VideoLayout(4, 6, 7), VideoLayout(8, 16, 16), VideoLayout(5, 12, 
             q = q.transpose(1, 2).contiguous().transpose(1, 2)
         for config in (SVGConfig(sparsity=0.5), SVG2Config(q_clusters=layout.frames + 4, k_clusters=2 * layout.frames + 8,
                        top_p=0.5, kmeans_init_iters=2)):
-            sparse_attention(q, q, q, config=config, layout=layout, backend="triton")
+            for workspace_bytes in (1, 1 << 28):  # heads one by one, and together
+                call = {"config": config, "layout": layout, "backend": "triton", "workspace_bytes": workspace_bytes}
+                sparse_attention(q, q, q, **call)
     seen.append(len(set(compiled)))
 print(json.dumps([seen, failures(), len(compiled)]))
 """

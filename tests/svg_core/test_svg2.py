@@ -24,6 +24,8 @@ def make_plan(q, k, v, config, layout, block_m=16):
     video = plan(q, k, v, config, layout, SparseState(), 0, **options)
     made = joined(video)
     assert torch.equal(made.pairs(), video.pairs())
+    lists = (made.set_of_head, made.query_index, made.key_index, made.key_count, video.rows, video.key_count)
+    assert {x.dtype for x in lists} == {torch.int32}  # another type would compile another kernel
     clusters, _ = update_clusters(q, k, config, layout, None, final=True, backend="torch")
     return made, joined(text_plan(layout, q.shape[:2], block_m, q.device, SparseState())), clusters
 
