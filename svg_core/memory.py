@@ -62,9 +62,8 @@ def state_bytes(config: SVGConfig | SVG2Config, layout: VideoLayout, *, batch: i
 
 
 def can_split(config: SVGConfig | SVG2Config, layout: VideoLayout, q: Tensor, workspace_bytes: int) -> bool:
-    """Whether a smaller workspace would make a call with q [B, H, N, D] need less."""
-    batch, heads, _, head_dim = q.shape
-    size = {"batch": batch, "heads": heads, "head_dim": head_dim, "block_m": tile_rows(head_dim, q.device, q.dtype)}
-    return call_bytes(config, layout, **size, workspace_bytes=1) < call_bytes(
-        config, layout, **size, workspace_bytes=workspace_bytes
-    )
+    """Whether half the workspace holds fewer key lists of q [B, H, N, D], and still those of one head."""
+    if isinstance(config, SVGConfig):
+        return False
+    block_m = tile_rows(q.shape[3], q.device, q.dtype)
+    return workspace_bytes >= 2 * list_bytes(config, layout, block_m)
