@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 KIB = 1024
 SERIALISES = "3.3."  # Triton whose assembler serialises wgmma
-ELEMENT = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
 
 
 @dataclass(frozen=True)
