@@ -13,8 +13,8 @@ from checks import checked_run, parts, require_kernels, run_plan
 from measure import Rows, each_shape, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
 from providers import dense_providers, masked_providers
 from shapes import Shape
+from sparse_videogen.kernels.exact_rows import exact_rows
 from sparse_videogen.kernels.gather_attention import computed_blocks
-from sparse_videogen.kernels.sample_rows import sample_rows
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, plans, sparse_attention
 from sparse_videogen.svg_core.sampling import stratified
 
@@ -101,7 +101,7 @@ def measured(providers: dict[str, Provider], q, k, v, shape: Shape, repeats: int
         best_dense_ms = min((times["ms"] for times in timed.values() if "ms" in times), default=float("nan"))
     dense_flops = 4 * shape.heads * shape.head_dim * shape.tokens**2
     sampled = stratified(64, shape.tokens - shape.text, q.device)
-    exact = sample_rows(q, k, v, sampled, sm_scale=shape.head_dim**-0.5)[:, :, 0]
+    exact = exact_rows(q, k, v, sampled, sm_scale=shape.head_dim**-0.5)[:, :, 0]
     for name, times in timed.items():
         provider = providers[name]
         row = {"provider": name, "density": provider.density, "computed": provider.computed, **times}

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 
 import torch
-from sparse_videogen.kernels.gather_attention import Plan
+from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.svg_core import attention
 from sparse_videogen.svg_core.planned import rows_of_tiles, whole
 from sparse_videogen.svg_core.tiles import cut

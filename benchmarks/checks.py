@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 import measure  # noqa: F401, loads the pack
 import torch
 from sparse_videogen.kernels import failures
-from sparse_videogen.kernels.gather_attention import Plan, gather_attention
+from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.kernels.gather_attention.reference import gather_attention as reference
+from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.svg_core.planned import Planned
 from torch import Tensor
 
@@ -59,13 +60,17 @@ def checked_run(q: Tensor, k: Tensor, v: Tensor, plan: list, backend: str) -> No
 def few_tiles(plan: Plan) -> Plan:
     """The first and the middle tile of the last head."""
     tiles = [0, plan.query_index.shape[1] // 2]
-    s = int(plan.set_of_head[0, -1])
+    s = int(plan.list_of_head[0, -1])
     tail = plan.tail
     if tail is not None:
-        last = {field.name: getattr(tail, field.name) for field in fields(tail) if field.name != "kept"}
-        tail = replace(tail, **{name: None if x is None else x[:, -1:] for name, x in last.items()}, kept=tail.kept[-1:, tiles])
+        last = {field.name: getattr(tail, field.name) for field in fields(tail) if field.name != "cluster_mask"}
+        tail = replace(
+            tail,
+            **{name: None if x is None else x[:, -1:] for name, x in last.items()},
+            cluster_mask=tail.cluster_mask[-1:, tiles],
+        )
     return Plan(
-        torch.zeros_like(plan.set_of_head[:1, :1]),
+        torch.zeros_like(plan.list_of_head[:1, :1]),
         plan.query_index[s : s + 1, tiles],
         plan.key_index[s : s + 1, tiles],
         plan.key_count[s : s + 1, tiles],

@@ -27,7 +27,7 @@ PARTS = {
     "k-means: sort": "sort|radix|searchsorted",
     "choice: select": "_select_kernel|_tile_mass",
     "choice: lists": "_pack_lists",
-    "profiling": "_sample_rows",
+    "profiling": "_exact_rows",
     "products": "gemm|cutlass|nvjet|::mm|bmm",
 }
 OTHER = "other torch operations"
@@ -77,7 +77,7 @@ def launch_once(shape: Shape, q, k, v) -> None:
     where, plan = next(planned[-1].parts)
     run_plan(q, k, v, [(where, plan)], options["backend"])
     require_kernels()
-    print(f"{plan.query_index.shape[1]} tiles each of {plan.set_of_head.shape[1]} heads; a tail apart is a launch of its own")
+    print(f"{plan.query_index.shape[1]} tiles each of {plan.list_of_head.shape[1]} heads; a tail apart is a launch of its own")
 
 
 def run_small(device: str) -> None:

@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 ARCHITECTURE = "9.0"
 SHARED_BYTES = 227 << 10
 OPS = {"assign": "assign", "centroids": "centroids", "gather_attention": "gather_attention", "pack": "pack_lists"}
-OPS |= {"sample_rows": "sample_rows", "select": "select"}
+OPS |= {"exact_rows": "exact_rows", "select": "select"}
 TINY = {"heads": 2, "frames": 4, "height": 8, "width": 8, "q_clusters": 8, "k_clusters": 16}
 
 

@@ -207,7 +207,7 @@ def plan_lists(shape: Shape, config: SVGConfig | SVG2Config, block_m: int) -> li
     q, k, v = inputs(few, "cpu", torch.float32)
     options = {"sm_scale": shape.head_dim**-0.5, "backend": "torch"}
     video = plans(q, k, v, config, layout_of(few), SparseState(), 0, **options)[-1]
-    return video.key_count[video.set_of_head.flatten().long()].tolist()
+    return video.key_count[video.list_of_head.flatten().long()].tolist()
 
 
 def call(gpu: Gpu, shape: Shape, method: str, density: float, config: TileConfig, lists: list[list[int]]) -> list[Part]:

@@ -32,7 +32,7 @@ from shapes import SHAPES, Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference_assign
-from sparse_videogen.kernels.sample_rows import sample_rows
+from sparse_videogen.kernels.exact_rows import exact_rows
 from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
 from sparse_videogen.svg_core import SparseState, SVG2Config, plans
 from sparse_videogen.svg_core.kmeans import initial_centroids
@@ -47,9 +47,9 @@ CONFIGS = {
         *("64x128w4s5t32d128a", "128x64w4s5t32d64a"),
     ),
     "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
-    "sample_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
+    "exact_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
 }
-CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "sample_rows": ("",)}
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "exact_rows": ("",)}
 SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
 MOST_COMPILE_SECONDS = 300
 COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
@@ -110,10 +110,10 @@ def assign_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
     return run, {}
 
 
-def sample_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+def exact_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
     """The rows of one profiling, checked."""
     rows = stratified(64, shape.tokens, q.device)
-    call = functools.partial(sample_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
+    call = functools.partial(exact_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
     run = functools.partial(call, backend=plan_options(q)["backend"])
     expected, out = call(backend="torch"), run()
     require_kernels()
@@ -127,7 +127,7 @@ def work(op: str, q, k, v, shape: Shape, config: TileConfig, plan: list | None) 
     """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
     if op == "gather_attention":
         return attention_work(q, k, v, shape, plan, config)
-    return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape)
+    return {"assign": assign_work, "exact_rows": exact_rows_work}[op](q, k, v, shape)
 
 
 def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | None:

@@ -66,7 +66,7 @@ def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: Video
     options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": 64, "backend": "torch", "workspace_bytes": 1 << 30}
     ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options).parts
     mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
-    s = int(plan.set_of_head[0, head])
+    s = int(plan.list_of_head[0, head])
     for t, rows in enumerate(plan.query_index[s]):
         rows = rows[rows >= 0].long()
         mask[rows.unsqueeze(1), plan.key_index[s, t, : plan.key_count[s, t]].long()] = True

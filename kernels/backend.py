@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from .tile_configs import NoTileConfig, architecture
+from .tile_configs import NoTileConfig, architecture, tile_config
 
 log = logging.getLogger("sparse_videogen")
 
@@ -19,41 +19,57 @@ _failures: dict[str, str] = {}  # by op, GPU architecture and dtype, as in "assi
 _without_kernel: set[str] = set()
 
 
-def choose_backend(backend: str, device: torch.device) -> str:
-    """Resolves `backend` for tensors on `device` to "triton" or "torch".
+def backend_status(device: torch.device, dtype: torch.dtype, head_dim: int, backend: str = "auto") -> tuple[str, str | None]:
+    """Which implementation runs for such tensors, and why it cannot.
+
+    Torch runs where it is asked for, and by itself on a CPU. On an accelerator its loop over tiles would launch some 24,000
+    small products a call of Wan 14B: without a working kernel of gather_attention, attention had better stay dense there.
 
     Args:
-        backend: "auto" takes Triton where it can run and torch elsewhere; "triton" and "torch" insist.
-        device: where q, k and v live.
+        device, dtype, head_dim: of q, k and v.
+        backend: "auto", or "triton" or "torch", which insist.
+
+    Returns:
+        "triton" or "torch"; and None, or the reason with its remedy.
 
     Raises:
         ValueError: `backend` is none of `BACKENDS`.
-        RuntimeError: "triton" was asked for and cannot run; the message names the remedy.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: allowed are {', '.join(BACKENDS)}")
-    obstacle = triton_obstacle(device)
-    if backend == "triton" and obstacle is not None:
-        raise RuntimeError(f"backend='triton' cannot run: {obstacle}, or choose backend 'auto' or 'torch'")
-    if backend == "auto":  # Triton's interpreter is for tests that ask for it
-        return "triton" if obstacle is None and device.type == "cuda" else "torch"
-    return backend
+    if backend == "torch" or (backend == "auto" and device.type == "cpu"):  # Triton's interpreter is for tests that ask for it
+        return "torch", None
+    return "triton", triton_obstacle(device) or _gather_obstacle(device, dtype, head_dim)
 
 
-def run(package: str, op: str, backend: str, *args):
+def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The implementation of `backend_status`.
+
+    Raises:
+        RuntimeError: it cannot run; the message names the remedy.
+    """
+    name, reason = backend_status(device, dtype, head_dim, backend)
+    if reason is not None:
+        raise RuntimeError(f"backend={backend!r} cannot run: {reason}; or choose backend 'torch', which is slow")
+    return name
+
+
+def run(package: str, op: str, backend: str, *args, fallback: bool = True):
     """Calls `launch_<op>` of the package's `triton_kernel.py` or `<op>` of its `reference.py`, which take the same.
 
     A kernel that fails to compile or launch is not tried again in this process for tensors of the first one's dtype on
     GPUs of its architecture: its traceback is logged once, `failures` tells the reason, and torch does the work there
-    from then on. Out of memory is the caller's to handle.
+    from then on. Without `fallback` the failure is raised instead. Out of memory is the caller's to handle.
     """
-    place = f"{op} ({architecture(args[0].device)}, {str(args[0].dtype).removeprefix('torch.')})"
-    if backend == "triton" and place not in _failures:
+    place = _place(op, args[0].device, args[0].dtype)
+    if backend == "triton" and (place not in _failures or not fallback):
         try:
             kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
             with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, whatever the tensors' is
                 return getattr(kernel, f"launch_{op}")(*args)
         except NoTileConfig as missing:  # for this dtype and head_dim alone: the op's other kernels still run
+            if not fallback:
+                raise
             if str(missing) not in _without_kernel:
                 _without_kernel.add(str(missing))
                 log.warning("[sparse_videogen] %s; torch does its work there", missing)
@@ -61,10 +77,28 @@ def run(package: str, op: str, backend: str, *args):
             if is_out_of_memory(error):
                 raise
             _failures[place] = f"{type(error).__name__}: {error}"
+            if not fallback:
+                raise RuntimeError(f"the Triton kernel of {place} failed: {_failures[place]}") from error
             message = "[sparse_videogen] the Triton kernel of %s failed; torch does its work from now on"
             log.warning(message, place, exc_info=error)
     reference = importlib.import_module(f"{__package__}.{package}.reference")
     return getattr(reference, op)(*args)
+
+
+def _place(op: str, device: torch.device, dtype: torch.dtype) -> str:
+    return f"{op} ({architecture(device)}, {str(dtype).removeprefix('torch.')})"
+
+
+def _gather_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why there is no kernel of gather_attention for such tensors, or None."""
+    place = _place("gather_attention", device, dtype)
+    if place in _failures:
+        return f"the Triton kernel of {place} failed before ({_failures[place]}); restart ComfyUI to try it again"
+    try:
+        tile_config("gather_attention", head_dim, device, dtype)
+    except NoTileConfig as missing:
+        return str(missing)
+    return None
 
 
 def failures() -> dict[str, str]:

@@ -14,7 +14,7 @@ from .compat import FUSED, triton_version
 
 
 class NoTileConfig(RuntimeError):
-    """The table says that no config fits the registers of this architecture: torch does the work there."""
+    """The table says that no config fits the registers of this architecture."""
 
 
 # gather_attention's tail finds its rows without an index: as far ahead with 3 as the lists' loop with 5, in less memory.

@@ -123,7 +123,7 @@ FAMILIES = (
     Family("Wan S2V", "WanModel_S2V", _all_after, True, _wan_others, _wan_heads),
     Family("Wan HuMo", "HumoWanModel", _all_after, True, _wan_others, _wan_heads),
     Family("Wan SCAIL", "SCAILWanModel", _all_after, True, _wan_others, _wan_heads),
-    Family("Wan", "WanModel", _wan, True, _wan_others, _wan_heads, joins=True),
+    Family("Wan", "WanModel", _wan, True, _wan_others, _wan_heads, surplus_is_frames=True),
     Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_others, _hunyuan_heads, HUNYUAN_BLOCKS),
     Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, _none_others, _cogvideox_heads),
     Family("Kandinsky 5", "Kandinsky5", _nothing_known, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),

@@ -1,57 +1,25 @@
-"""Sparse attention in three steps: a planner says which keys each query tile reads, an executor runs the plan."""
+"""Sparse attention in three steps: a planner says which keys each query tile reads, an executor runs the plan, an audit
+says what that came to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from functools import wraps
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels import choose_backend
-from ..kernels.gather_attention import computed_blocks, gather_attention, tile_rows
-from ..kernels.sample_rows import sample_rows
-from . import svg, svg2
+from ..kernels.gather_attention import HEAD_DIMS, gather_attention
+from .audit import AttentionStats, audit
+from .call import WORKSPACE_BYTES, Call
 from .config import SVG2Config, SVGConfig
 from .layout import VideoLayout
+from .methods import METHODS
 from .planned import Planned
-from .sampling import stratified
 from .state import SparseState
-from .tiles import read_mask, read_windows, text_plan
-
-PLANNERS = {SVGConfig: svg.plan, SVG2Config: svg2.plan}
-ERROR_ROWS = 64
-WORKSPACE_BYTES = 384 << 20
-
-
-@dataclass(frozen=True)
-class AttentionStats:
-    """What a call did, per batch and head, on the tensors' device.
-
-    Attributes:
-        density: [B, H], computed (query, key) pairs / all pairs.
-        computed: [B, H], density plus padding that was computed.
-        pattern: [B, H] int32, 0 spatial and 1 temporal, or None (SVG2).
-        kept: [B, H], share of the key clusters that a tile reads, mean over its tiles, or None (SVG).
-        finite: [B, H] bool, False where one of `ERROR_ROWS` rows spread over the video holds NaN or infinity.
-        exact_finite: [B, H] bool, the same of dense attention for these rows, or None (no error was asked for): where it
-            is False, q, k or v brought what is not finite.
-        error: [B, H], |out - exact| / |exact| over the same rows, or None (not asked for); 0 where `dense`.
-        dense: [B, H] bool, the sparse error was above `max_error`, or no number, so all pairs were computed after all.
-            There `density` is 1 and `computed` holds both.
-    """
-
-    density: Tensor
-    computed: Tensor
-    pattern: Tensor | None
-    kept: Tensor | None
-    finite: Tensor
-    exact_finite: Tensor | None
-    error: Tensor | None
-    dense: Tensor
+from .tiles import text_plan
 
 
 def _without_autocast(function: Callable) -> Callable:
@@ -101,66 +69,24 @@ def sparse_attention(
 
     Raises:
         ValueError: shapes do not fit each other or the layout.
-        RuntimeError: the backend asked for cannot run here.
+        RuntimeError: the backend cannot run here, or its kernel failed.
     """
     _check(q, k, v, layout)
-    backend = choose_backend(backend, q.device)
-    sm_scale = q.shape[-1] ** -0.5 if sm_scale is None else sm_scale
+    call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes)
     state = SparseState() if state is None else state
-    options = {"sm_scale": sm_scale, "backend": backend, "workspace_bytes": workspace_bytes}
-
     out = torch.empty_like(q)
-    planned = plans(q, k, v, config, layout, state, key, **options)
+    planned = plans(q, k, v, call, state, key)
     for queries in planned:
         for where, plan in queries.parts:
-            gather_attention(q[where], k[where], v[where], plan, sm_scale=sm_scale, out=out[where], backend=backend)
+            gather_attention(q[where], k[where], v[where], plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
             del plan  # its lists make room for the next heads'
-    pairs = sum(queries.pairs() for queries in planned)
-    computed = sum(queries.pairs(*computed_blocks(q, backend)) for queries in planned)
-    video = planned[-1]
-
-    rows = _sampled_rows(layout, q.device, state)
-    sampled = out.index_select(2, rows).float()
-    error = exact_finite = None
-    if measure_error or max_error:
-        windows = read_windows(layout, len(rows), q.device, state) if layout.masked else None
-        exact = sample_rows(q, k, v, rows, sm_scale=sm_scale, windows=windows, backend=backend)[:, :, -1]
-        error, exact_finite = (sampled - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1)), _finite(exact)
-    stats = AttentionStats(
-        density=pairs / layout.tokens**2,
-        computed=computed / layout.tokens**2,
-        pattern=video.set_of_head if isinstance(config, SVGConfig) else None,
-        kept=video.kept,
-        finite=_finite(sampled),
-        exact_finite=exact_finite,
-        error=error,
-        dense=torch.zeros_like(pairs, dtype=torch.bool),
-    )
-    return out, _limit_error(max_error, out, q, k, v, stats, layout, state, sm_scale) if max_error else stats
+    return out, audit(q, k, v, out, planned, call, state, measure_error=measure_error, max_error=max_error)
 
 
-def plans(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    config: SVGConfig | SVG2Config,
-    layout: VideoLayout,
-    state: SparseState,
-    key: Hashable,
-    *,
-    sm_scale: float,
-    backend: str,
-    workspace_bytes: int = WORKSPACE_BYTES,
-) -> list[Planned]:
-    """The text's queries, if there are any, then the video's; every row of every head stands in one of their plans.
-
-    Args:
-        as in `sparse_attention`, with the backend chosen.
-    """
-    options = {"block_m": tile_rows(q.shape[-1], q.device, q.dtype), "sm_scale": sm_scale}
-    options |= {"backend": backend, "workspace_bytes": workspace_bytes}
-    text = [text_plan(layout, q.shape[:2], options["block_m"], q.device, state)] if layout.text_tokens else []
-    return [*text, PLANNERS[type(config)](q, k, v, config, layout, state, key, **options)]
+def plans(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> list[Planned]:
+    """The text's queries, if there are any, then the video's; every row of every head stands in one of their plans."""
+    text = [text_plan(call, q, state)] if call.layout.text_tokens else []
+    return [*text, METHODS[type(call.config)].plan(q, k, v, call, state, key)]
 
 
 @_without_autocast
@@ -179,49 +105,7 @@ def warm_up(
     Args:
         as in `sparse_attention`. SVG keeps nothing from call to call, so for it nothing happens.
     """
-    if isinstance(config, SVG2Config):
-        backend = choose_backend(backend, q.device)
-        _, memory = svg2.update_clusters(q, k, config, layout, state.get(key), final=False, backend=backend)
-        state.put(key, memory)
-
-
-def _sampled_rows(layout: VideoLayout, device: torch.device, state: SparseState) -> Tensor:
-    """Rows of the video to look at, [S] int64."""
-    count = min(ERROR_ROWS, layout.video_tokens)
-    return state.once(("rows", layout, device), lambda: stratified(count, layout.video_tokens, device) + layout.text_before)
-
-
-def _finite(rows: Tensor) -> Tensor:
-    """Whether all of rows [B, H, S, D] are finite numbers, [B, H]: 0 * x is NaN where x is not."""
-    return (0 * rows).sum((-2, -1)) == 0
-
-
-def _limit_error(
-    limit: float,
-    out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    stats: AttentionStats,
-    layout: VideoLayout,
-    state: SparseState,
-    sm_scale: float,
-) -> AttentionStats:
-    """Writes full attention to out for heads whose error is above the limit or NaN, head by head: copies stay small."""
-    dense = ~(stats.error <= limit)
-    keys = read_mask(layout, q.device, state).nonzero().flatten() if layout.masked else None
-    for b, h in dense.nonzero().tolist():
-        here = (slice(b, b + 1), slice(h, h + 1))
-        read_k, read_v = (x[here] if keys is None else x[here].index_select(2, keys) for x in (k, v))
-        out[here] = F.scaled_dot_product_attention(q[here], read_k, read_v, scale=sm_scale)
-    return replace(
-        stats,
-        density=stats.density.masked_fill(dense, 1),
-        computed=stats.computed + dense,
-        finite=_finite(out.index_select(2, _sampled_rows(layout, q.device, state))),
-        error=stats.error.masked_fill(dense, 0),
-        dense=dense,
-    )
+    METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:
@@ -231,3 +115,5 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:
         )
     if q.shape[2] != layout.tokens:
         raise ValueError(f"{layout} has {layout.tokens} tokens, q has {q.shape[2]}")
+    if q.shape[3] not in HEAD_DIMS:
+        raise ValueError(f"head_dim {q.shape[3]} must be one of {HEAD_DIMS}")

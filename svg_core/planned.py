@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.gather_attention import Plan, count_pairs
+from ..kernels.plan import Plan, count_pairs
 
 
 @dataclass(frozen=True)
@@ -16,24 +16,26 @@ class Planned:
     """A call's video queries, or its text's, as L list sets of T tiles; see `Plan`.
 
     Attributes:
-        set_of_head: [B, H] int32 in [0, L).
+        list_of_head: [B, H] int32 in [0, L).
         rows: [L, T] int32, query rows of each tile.
         key_count: [L, T] int32, keys that it reads.
         parts: (where, plan) until every head had its plan, each for q[where]; to be gone through once. Lists are made as
             they are asked for, and make room for the next ones where nobody holds them; after the last one the state has
             what this call leaves to the next.
-        kept: [B, H] share of the key clusters that a tile reads, mean over tiles, where keys are in clusters.
+        pattern: as in `AttentionStats`, where heads have one.
+        kept_fraction: as in `AttentionStats`, where keys are in clusters.
     """
 
-    set_of_head: Tensor
+    list_of_head: Tensor
     rows: Tensor
     key_count: Tensor
     parts: Iterator[tuple[tuple[slice, slice], Plan]]
-    kept: Tensor | None = None
+    pattern: Tensor | None = None
+    kept_fraction: Tensor | None = None
 
     def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
         """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""
-        return count_pairs(self.rows, self.key_count, self.set_of_head, block_m, block_n)
+        return count_pairs(self.rows, self.key_count, self.list_of_head, block_m, block_n)
 
 
 def rows_of_tiles(query_index: Tensor) -> Tensor:
@@ -41,6 +43,6 @@ def rows_of_tiles(query_index: Tensor) -> Tensor:
     return (query_index >= 0).sum(-1, dtype=torch.int32)
 
 
-def whole(plan: Plan, rows: Tensor) -> Planned:
+def whole(plan: Plan, rows: Tensor, pattern: Tensor | None = None) -> Planned:
     """All heads by one plan, whose tiles have so many `rows` [L, T]."""
-    return Planned(plan.set_of_head, rows, plan.key_count, iter([((slice(None), slice(None)), plan)]))
+    return Planned(plan.list_of_head, rows, plan.key_count, iter([((slice(None), slice(None)), plan)]), pattern)

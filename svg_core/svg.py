@@ -1,7 +1,7 @@
 """SVG's planner (arXiv 2502.01776, sections 3 and 4): each head is spatial or temporal, found by online profiling.
 
 Both patterns are a band of half-width w, in tokens, in one order of the video tokens: frame after frame
-(spatial: the frames around a query's own) or place after place (temporal: nearby places over all frames).
+(spatial: the frames around a query's own) or position after position (temporal: nearby positions over all frames).
 A tile reads the union of its rows' bands; all rows read the text and, with `first_frame`, the first frame.
 """
 
@@ -11,19 +11,25 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from ..kernels.gather_attention import Plan
+from ..kernels.exact_rows import Windows, exact_rows
 from ..kernels.pack import pack_lists
-from ..kernels.sample_rows import Windows, sample_rows
+from ..kernels.plan import Plan
+from .call import Call
 from .config import SVGConfig
 from .layout import VideoLayout
 from .planned import Planned, rows_of_tiles, whole
 from .sampling import stratified
 from .state import SparseState
-from .tiles import cut, read_windows, text_keys
+from .tiles import read_windows, split_into_tiles, text_keys
 
+NAME = "SVG"
+WARMS_UP = False
 SPATIAL, TEMPORAL = 0, 1
+# Partial results of the rows that profile a head, by head_dim: so many programs run, whatever the shape.
+PROFILE_BYTES = 288 << 10
 
 
 @dataclass(frozen=True)
@@ -46,55 +52,59 @@ class Patterns:
     windows: Windows
 
 
-def plan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    config: SVGConfig,
-    layout: VideoLayout,
-    state: SparseState,
-    key: Hashable,
-    *,
-    sm_scale: float,
-    block_m: int,
-    backend: str,
-    workspace_bytes: int,
-) -> Planned:
-    """Plans the video's queries: all heads at once, since they share the lists of two patterns.
-
-    The plan's `set_of_head` is the pattern of each head: the one of lower error on the sampled rows.
-    There is nothing to split, so `workspace_bytes` bounds nothing.
-    """
-    patterns_key = ("svg", config, layout, block_m, q.device)
-    patterns = state.once(patterns_key, lambda: build_patterns(config, layout, block_m, q.device, state, backend))
-    sampled = sample_rows(q, k, v, patterns.rows, sm_scale=sm_scale, windows=patterns.windows, backend=backend)
+def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> Planned:
+    """All heads at once, since they share the lists of two patterns: each has the one of lower error on the sampled rows."""
+    patterns = state.once(
+        (NAME, call.config, call.layout, call.block_m, q.device), lambda: build_patterns(call, q.device, state)
+    )
+    sampled = exact_rows(q, k, v, patterns.rows, sm_scale=call.sm_scale, windows=patterns.windows, backend=call.backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
-    error = (patterned - exact).norm(dim=(-2, -1))
-    pattern = error.argmin(-1).int()
-    return whole(Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count), patterns.rows_of_tiles)
+    pattern = (patterned - exact).norm(dim=(-2, -1)).argmin(-1).int()
+    lists = Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
+    return whole(lists, patterns.rows_of_tiles, pattern)
 
 
-def build_patterns(
-    config: SVGConfig, layout: VideoLayout, block_m: int, device: torch.device, state: SparseState, backend: str = "torch"
-) -> Patterns:
+def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable) -> None:
+    """Nothing is kept from call to call."""
+
+
+def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
+    """Bytes that one call allocates at its peak, its output apart, for 16-bit q, k, v: the lists of both patterns."""
+    tiles = -(-call.layout.video_tokens // call.block_m)
+    longest = max(band.longest for band in bands(call))
+    return 8 * tiles * (call.block_m + longest) + 8 * call.layout.tokens + head_dim * PROFILE_BYTES
+
+
+def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
+    """Nothing is kept from call to call."""
+    return 0
+
+
+def can_split(call: Call) -> bool:
+    """All heads share their lists: fewer at a time would take no less memory."""
+    return False
+
+
+def note(call: Call) -> None:
+    """Every video can have every setting."""
+
+
+def build_patterns(call: Call, device: torch.device, state: SparseState) -> Patterns:
     """Both patterns' tiles, key lists and profiling windows for one layout."""
+    config, layout, block_m = call.config, call.layout, call.block_m
     text = text_keys(layout, device, state)
     video = torch.arange(layout.video_tokens, dtype=torch.int32, device=device)
-    place_major = video.view(layout.frames, -1).T.flatten()
+    position_major = rearrange(video, "(frame position) -> (position frame)", frame=layout.frames)
     rows = stratified(min(config.sampled_rows, layout.video_tokens), layout.video_tokens, device)
 
     query_index, starts, lengths, key_orders = [], [], [], []
     windows = [read_windows(layout, len(rows), device, state)] if layout.masked else []
-    capacity = 0
-    for order, frame_stride in ((video, 1), (place_major, layout.frames)):
-        band = Band(config, layout, block_m, frame_stride)
+    both = bands(call)
+    for order, band in zip((video, position_major), both, strict=True):
         key_order = torch.cat([text, _first_frame_first(order, config, layout) + layout.text_before])
-        ranges = band.tile_ranges()
-        capacity = max(capacity, *(band.prefix + end - begin for begin, end in zip(*ranges, strict=True)))
-        begin, end = (torch.tensor(x, dtype=torch.int32, device=device) for x in ranges)
-        start = torch.stack([torch.zeros_like(begin), begin], -1)
-        query_index.append(cut(order + layout.text_before, block_m))
-        starts.append(start)
+        begin, end = (torch.tensor(x, dtype=torch.int32, device=device) for x in band.tile_ranges)
+        query_index.append(split_into_tiles(order + layout.text_before, block_m))
+        starts.append(torch.stack([torch.zeros_like(begin), begin], -1))
         lengths.append(torch.stack([torch.full_like(begin, band.prefix), end - begin], -1))
         key_orders.append(key_order)
 
@@ -104,8 +114,8 @@ def build_patterns(
         prefix = torch.full((1,), band.prefix, dtype=torch.int32, device=device)
         windows.append(Windows(rank.unsqueeze(0), prefix, begin[tile].unsqueeze(0), end[tile].unsqueeze(0)))
 
-    start, length = torch.stack(starts), torch.stack(lengths)
-    key_index, key_count = pack_lists(torch.stack(key_orders), start, length, capacity=capacity, backend=backend)
+    lists = (torch.stack(x) for x in (key_orders, starts, lengths))
+    key_index, key_count = pack_lists(*lists, capacity=max(band.longest for band in both), backend=call.backend)
     query_index = torch.stack(query_index)
     windows = Windows(*map(torch.cat, zip(*windows, strict=True)))
     return Patterns(query_index, rows_of_tiles(query_index), key_index, key_count, rows + layout.text_before, windows)
@@ -118,11 +128,22 @@ def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) ->
     return order[(order >= layout.frame_tokens).byte().argsort(stable=True)]
 
 
+def bands(call: Call) -> list[Band]:
+    """Of the spatial and of the temporal pattern."""
+    return [Band(call.config, call.layout, call.block_m, stride) for stride in (1, call.layout.frames)]
+
+
 class Band:
     """The key range of each tile in one order, for the widest band that the density allows.
 
     Key order is [text | first frame, if protected | the other video tokens in the pattern's order], so what a
     tile reads is the prefix and one range. Plain integers: this runs once a layout.
+
+    Attributes:
+        prefix: keys at the front that every tile reads.
+        half_width: of the band, in tokens.
+        tile_ranges: first and end key position of the range of each tile.
+        longest: keys of the longest list.
     """
 
     def __init__(self, config: SVGConfig, layout: VideoLayout, block_m: int, frame_stride: int):
@@ -130,10 +151,8 @@ class Band:
         self.first_frame = config.first_frame
         self.prefix = layout.text_keys + (layout.frame_tokens if config.first_frame else 0)
         self.half_width = self._widest(1 - config.sparsity)
-
-    def tile_ranges(self) -> tuple[list[int], list[int]]:
-        """First and end key position of the range of each tile."""
-        return self._ranges(self.half_width)
+        self.tile_ranges = self._ranges(self.half_width)
+        self.longest = self.prefix + max(end - begin for begin, end in zip(*self.tile_ranges, strict=True))
 
     def _ranges(self, half_width: int) -> tuple[list[int], list[int]]:
         n, begin, end = self.layout.video_tokens, [], []

@@ -1,4 +1,4 @@
-"""SVG2's planner (arXiv 2505.18875, section 4): tokens are grouped by k-means, a tile reads the clusters that matter.
+"""SVG2's planner (arXiv 2505.18875, section 4): tokens are put into clusters by k-means, a tile reads the clusters that matter.
 
 Beside the paper's own mode (tile_cut="cluster", tail="off") stand two changes. Tiles are cut from the sorted
 queries at full height even across a cluster's border, each choosing by the mean distribution of its rows: at
@@ -9,201 +9,166 @@ are not chosen still count, through a tail of one term a cluster.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from ..kernels.centroids import Centroids, centroids
-from ..kernels.gather_attention import Plan, Tail
-from ..kernels.pack import Groups, pack_lists, sort_by_label
+from ..kernels.centroids import centroids
+from ..kernels.pack import ClusterAssignment, pack_lists
+from ..kernels.plan import Plan, Tail
 from ..kernels.select import select
-from .config import SVG2Config
-from .kmeans import initial_centroids, kmeans
-from .layout import VideoLayout
+from .call import Call
+from .clusters import Clusters, update_clusters
 from .planned import Planned, rows_of_tiles
 from .state import SparseState
-from .tiles import cut, text_keys
+from .tiles import split_into_tiles, text_keys
+
+NAME = "SVG2"
+WARMS_UP = True
+BLOCK_C = 1024  # the choice's masses are in whole blocks of so many clusters
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """Groups and centroids of the video's queries and keys, [B, H, ...]; variances of the keys if the tail wants them."""
-
-    queries: Groups
-    keys: Groups
-    query_centroids: Centroids
-    key_centroids: Centroids
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the state keeps of a call for the next: means in the model's dtype, labels only if the next call keeps them.
-
-    All in float32 and int32 would be 4 GB for Wan 14B at 720p with cond and uncond; so it is 1.
-
-    Attributes:
-        q_mean, k_mean: [B, H, C, D].
-        q_labels, k_labels: [B, H, Nv] int16, or None.
-        tokens: Nv.
-        iterations, calls: made so far.
-    """
-
-    q_mean: Tensor
-    k_mean: Tensor
-    q_labels: Tensor | None
-    k_labels: Tensor | None
-    tokens: int
-    iterations: int
-    calls: int
-
-
-def plan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    config: SVG2Config,
-    layout: VideoLayout,
-    state: SparseState,
-    key: Hashable,
-    *,
-    sm_scale: float,
-    block_m: int,
-    backend: str,
-    workspace_bytes: int,
-) -> Planned:
-    """Plans the video's queries: all heads at once, but key lists of as many at a time as `workspace_bytes` allow."""
-    clusters, memory = update_clusters(q, k, config, layout, state.get(key), final=True, backend=backend)
-    query_index, row_labels = query_tiles(clusters.queries, config, layout, block_m)
-    kept, count = choose(clusters, row_labels, config, sm_scale, backend)
+def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> Planned:
+    """All heads at once, but key lists of as many at a time as the workspace allows."""
+    layout = call.layout
+    clusters, remembered = update_clusters(q, k, call, state.get(key), final=True)
+    query_index, row_labels = query_tiles(clusters.queries, call)
+    cluster_mask, count = choose(clusters, row_labels, call)
     # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
     count, longest = count.sort(dim=-1, descending=True, stable=True)
-    kept, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (kept, query_index))
+    cluster_mask, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (cluster_mask, query_index))
     key_count = torch.where(count > 0, count + layout.text_keys, 0)
     rows = rows_of_tiles(query_index)
-    tail = None if config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, backend)
-    share = kept.sum((-2, -1)) / ((rows > 0).sum(-1) * kept.shape[-1])
-    sets = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
+    tail = None if call.config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, call.backend)
+    kept_fraction = cluster_mask.sum((-2, -1)) / ((rows > 0).sum(-1) * cluster_mask.shape[-1])
+    list_of_head = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
 
-    order = torch.cat([text_keys(layout, q.device, state).expand(*kept.shape[:2], -1), clusters.keys.order], -1)
-    order[..., layout.text_keys :] += layout.text_before
-    start, size = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.size
+    text = text_keys(layout, q.device, state).expand(*rows.shape[:2], -1)
+    permutation = torch.cat([text, clusters.keys.permutation + layout.text_before], -1)
+    start, length = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.cluster_sizes
 
     def part(b: int, heads: slice) -> Plan:
-        reads = kept[b, heads]
+        reads = cluster_mask[b, heads]
         key_index, _ = pack_lists(
-            order[b, heads],
-            *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, size)),
-            kept=reads,
+            permutation[b, heads],
+            *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, length)),
+            segment_mask=reads,
             prefix=layout.text_keys,
-            capacity=None if q.device.type == "cpu" else order.shape[2],
-            backend=backend,
+            capacity=None if q.device.type == "cpu" else permutation.shape[2],
+            backend=call.backend,
         )
         skipped = None if tail is None else Tail(*(None if x is None else x[b : b + 1, heads] for x in tail), reads)
-        return Plan(sets[:1, : len(key_index)], query_index[b, heads], key_index, key_count[b, heads], skipped)
+        return Plan(list_of_head[:1, : len(key_index)], query_index[b, heads], key_index, key_count[b, heads], skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
-        step = max(1, workspace_bytes // list_bytes(config, layout, block_m))
+        step = max(1, call.workspace_bytes // list_bytes(call))
         for b, head in product(range(q.shape[0]), range(0, q.shape[1], step)):
             heads = slice(head, head + step)
             yield (slice(b, b + 1), heads), part(b, heads)
-        state.put(key, memory)  # last: a call that runs out of memory on the way can be made again
+        state.put(key, remembered)  # last: a call that runs out of memory on the way can be made again
 
-    return Planned(sets, rows.flatten(0, 1), key_count.flatten(0, 1), parts(), share)
+    lists = (x.flatten(0, 1) for x in (rows, key_count))
+    return Planned(list_of_head, *lists, parts(), kept_fraction=kept_fraction)
 
 
-def list_bytes(config: SVG2Config, layout: VideoLayout, block_m: int) -> int:
+def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable) -> None:
+    """Clusters are brought forward."""
+    _, remembered = update_clusters(q, k, call, state.get(key), final=False)
+    state.put(key, remembered)
+
+
+def list_bytes(call: Call) -> int:
     """Bytes of one head's key lists: at full length, since on a GPU the real one is not known without waiting."""
-    tiles = -(-layout.video_tokens // block_m)
-    if config.tile_cut == "cluster":
-        tiles += min(config.q_clusters, layout.video_tokens)
-    return 4 * tiles * (layout.video_tokens + layout.text_keys)
+    return 4 * _tiles(call) * (call.layout.video_tokens + call.layout.text_keys)
 
 
-def update_clusters(
-    q: Tensor,
-    k: Tensor,
-    config: SVG2Config,
-    layout: VideoLayout,
-    last: Memory | None,
-    *,
-    final: bool,
-    backend: str,
-) -> tuple[Clusters, Memory]:
-    """Clusters for this call, from the last ones where there are any, and what to remember of them.
+def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
+    """Bytes that one call allocates at its peak, its output and the state apart: key lists, labels, centroids.
 
-    Args:
-        q, k: [B, H, N, D].
-        last: what the last call remembered; of no use for another length or device.
-        final: the call that follows needs them: catch up on what is missing of `kmeans_init_iters`.
+    For 16-bit q, k, v. Within 10 % of what is counted at the shapes of real models; see tests/benchmarks/test_memory.py.
     """
-    q, k = q[:, :, layout.video], k[:, :, layout.video]
-    if last is not None and (last.tokens != q.shape[2] or last.q_mean.device != q.device):
-        last = None
-    done, calls = (last.iterations, last.calls) if last is not None else (0, 0)
-    missing = config.kmeans_init_iters - done if final else 0
-    iterations = max(missing, config.kmeans_step_iters)
-    variance = config.tail == "second_order"
-    if last is not None and last.q_labels is not None and missing <= 0:
-        iterations, clusters = 0, _refreshed(q, k, last, variance, backend)
-    else:
-        q_start = last.q_mean if last is not None else initial_centroids(q, min(config.q_clusters, q.shape[2]))
-        k_start = last.k_mean if last is not None else initial_centroids(k, min(config.k_clusters, k.shape[2]))
-        queries, query_centroids = kmeans(q, q_start, iterations, backend)
-        keys, key_centroids = kmeans(k, k_start, iterations, backend, variance=variance and final)
-        clusters = Clusters(queries, keys, query_centroids, key_centroids)
-    keep = (calls + 1) % config.recluster_every != 0
-    labels = (x.labels.short() if keep else None for x in (clusters.queries, clusters.keys))
-    means = (x.mean.to(q.dtype) for x in (clusters.query_centroids, clusters.key_centroids))
-    return clusters, Memory(*means, *labels, q.shape[2], done + iterations, calls + 1)
+    config, (q_clusters, k_clusters) = call.config, _clusters(call)
+    tiles, lists = _tiles(call), list_bytes(call)
+    together = min(heads, max(1, call.workspace_bytes // lists))
+    every, moments = batch * heads, 2 if config.tail == "second_order" else 1
+    chosen = every * tiles * (k_clusters + 4 * call.block_m)  # clusters that a tile keeps, and its rows
+    labels = 16 * every * call.layout.video_tokens
+    means = 2 * every * head_dim * (q_clusters + k_clusters)  # what the state takes over
+    # First the choice, with centroids in float32 and the rows' labels; then the lists, with the tail's terms in 16 bit.
+    probs, mass = (4 * every * n for n in (q_clusters * k_clusters, tiles * -(-k_clusters // BLOCK_C) * BLOCK_C))
+    centroids = 4 * every * head_dim * (q_clusters + k_clusters * moments)
+    choice = max(2 * probs, probs + mass) + 4 * every * tiles * call.block_m + centroids
+    terms = 0 if config.tail == "off" else 2 * every * head_dim * k_clusters * (1 + moments)
+    return max(together * lists + terms, choice) + chosen + labels + means
 
 
-def _refreshed(q: Tensor, k: Tensor, last: Memory, variance: bool, backend: str) -> Clusters:
-    """The last call's labels, with the centroids of this call's tokens."""
-    queries = sort_by_label(last.q_labels.int(), last.q_mean.shape[2])
-    keys = sort_by_label(last.k_labels.int(), last.k_mean.shape[2])
-    query_centroids = centroids(q, queries, previous=last.q_mean, backend=backend)
-    key_centroids = centroids(k, keys, previous=last.k_mean, variance=variance, backend=backend)
-    return Clusters(queries, keys, query_centroids, key_centroids)
+def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
+    """Bytes that one layer keeps from call to call for one conditioning, for 16-bit q and k."""
+    labels = 4 * call.layout.video_tokens if call.config.recluster_every > 1 else 0
+    return batch * heads * (2 * sum(_clusters(call)) * head_dim + labels)
 
 
-def choose(clusters: Clusters, row_labels: Tensor, config: SVG2Config, sm_scale: float, backend: str) -> tuple[Tensor, Tensor]:
+def can_split(call: Call) -> bool:
+    """Whether half the workspace holds fewer key lists, and still those of one head."""
+    return call.workspace_bytes >= 2 * list_bytes(call)
+
+
+def note(call: Call) -> str | None:
+    """That fewer clusters than asked for are made, where the video has no more tokens."""
+    config, tokens = call.config, call.layout.video_tokens
+    if max(config.q_clusters, config.k_clusters) <= tokens:
+        return None
+    asked = f"q_clusters={config.q_clusters}, k_clusters={config.k_clusters}"
+    return f"{asked}: more clusters than the {tokens} tokens of this video; {tokens} at most are made"
+
+
+def _clusters(call: Call) -> tuple[int, int]:
+    """Of queries and of keys."""
+    return tuple(min(n, call.layout.video_tokens) for n in (call.config.q_clusters, call.config.k_clusters))
+
+
+def _tiles(call: Call) -> int:
+    """At most so many."""
+    tiles = -(-call.layout.video_tokens // call.block_m)
+    return tiles + _clusters(call)[0] if call.config.tile_cut == "cluster" else tiles
+
+
+def choose(clusters: Clusters, row_labels: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
-    mean, size = clusters.key_centroids.mean, clusters.key_centroids.size
-    log_size = size.float().log().flatten(0, 1).unsqueeze(1)
-    queries, keys = clusters.query_centroids.mean.flatten(0, 1), mean.flatten(0, 1).transpose(1, 2)
-    probs = torch.baddbmm(log_size, queries, keys, alpha=sm_scale).softmax(-1)
-    probs = probs.unflatten(0, mean.shape[:2])
-    return select(probs, row_labels, size, config.top_p, config.min_keep, backend=backend)
+    mean, cluster_sizes, _ = clusters.key_centroids
+    log_size = rearrange(cluster_sizes.float().log(), "b h c -> (b h) 1 c")
+    queries, keys = rearrange(clusters.query_centroids.mean, "b h c d -> (b h) c d"), rearrange(mean, "b h c d -> (b h) d c")
+    probs = torch.baddbmm(log_size, queries, keys, alpha=call.sm_scale).softmax(-1).unflatten(0, mean.shape[:2])
+    return select(probs, row_labels, cluster_sizes, call.config.top_p, call.config.min_keep, backend=call.backend)
 
 
 def tail_terms(v: Tensor, clusters: Clusters, backend: str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """k_mean, k_variance, v_mean and log_size of `Tail`, in the dtype of v [B, H, Nv, D]."""
-    mean, size, variance = clusters.key_centroids
+    mean, cluster_sizes, variance = clusters.key_centroids
     v_mean = centroids(v, clusters.keys, backend=backend).mean
-    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), size.float().log()
+    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), cluster_sizes.float().log()
 
 
-def query_tiles(queries: Groups, config: SVG2Config, layout: VideoLayout, block_m: int) -> tuple[Tensor, Tensor]:
+def query_tiles(queries: ClusterAssignment, call: Call) -> tuple[Tensor, Tensor]:
     """Tiles of the video's query rows, sorted by cluster: token numbers and clusters, [B, H, T, M], -1 beyond."""
-    labels, order, _ = queries
-    if config.tile_cut == "cluster":
-        order = _align_to_clusters(queries, block_m)
-    rows = cut(order, block_m)
-    row_labels = labels.gather(2, order.clamp(min=0).long())
-    row_labels = cut(torch.where(order < 0, -1, row_labels), block_m)
-    return torch.where(rows < 0, -1, rows + layout.text_before), row_labels
+    at_borders = call.config.tile_cut == "cluster"
+    order = _align_to_clusters(queries, call.block_m) if at_borders else queries.permutation
+    rows = split_into_tiles(order, call.block_m)
+    row_labels = queries.labels.gather(2, order.clamp(min=0).long())
+    row_labels = split_into_tiles(torch.where(order < 0, -1, row_labels), call.block_m)
+    return torch.where(rows < 0, -1, rows + call.layout.text_before), row_labels
 
 
-def _align_to_clusters(queries: Groups, block_m: int) -> Tensor:
+def _align_to_clusters(queries: ClusterAssignment, block_m: int) -> Tensor:
     """Spreads sorted rows so that each cluster begins on a tile's first row, -1 between."""
-    labels, order, offsets = queries
-    size = queries.size
+    labels, permutation, offsets = queries
+    size = queries.cluster_sizes
     padded = (size + block_m - 1) // block_m * block_m
     shift = padded.cumsum(-1) - padded - offsets[..., :-1]
-    sorted_labels = labels.gather(2, order.long()).long()
-    position = torch.arange(order.shape[2], device=order.device) + shift.gather(2, sorted_labels)
-    tiles = order.shape[2] // block_m + size.shape[2]
-    aligned = order.new_full((*order.shape[:2], tiles * block_m), -1)
-    return aligned.scatter_(2, position, order)
+    sorted_labels = labels.gather(2, permutation.long()).long()
+    position = torch.arange(permutation.shape[2], device=permutation.device) + shift.gather(2, sorted_labels)
+    tiles = permutation.shape[2] // block_m + size.shape[2]
+    aligned = permutation.new_full((*permutation.shape[:2], tiles * block_m), -1)
+    return aligned.scatter_(2, position, permutation)

@@ -1,22 +1,23 @@
-"""Cuts query rows into tiles; says where the text stands, and has its plan, which both methods share."""
+"""Splits query rows into tiles; says where the text stands, and has its plan, which both methods share."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from ..kernels.gather_attention import Plan
-from ..kernels.sample_rows import Windows
+from ..kernels.exact_rows import Windows
+from ..kernels.plan import Plan
+from .call import Call
 from .layout import VideoLayout
 from .planned import Planned, rows_of_tiles, whole
 from .state import SparseState
 
 
-def cut(order: Tensor, block_m: int) -> Tensor:
+def split_into_tiles(rows: Tensor, block_m: int) -> Tensor:
     """Rows [..., N] into full tiles [..., ceil(N / M), M], -1 where the last is not full."""
-    padding = -order.shape[-1] % block_m
-    return F.pad(order, (0, padding), value=-1).unflatten(-1, (-1, block_m))
+    return rearrange(F.pad(rows, (0, -rows.shape[-1] % block_m), value=-1), "... (t m) -> ... t m", m=block_m)
 
 
 def text_queries(layout: VideoLayout, device: torch.device) -> Tensor:
@@ -53,13 +54,14 @@ def read_windows(layout: VideoLayout, rows: int, device: torch.device, state: Sp
     return Windows(masked, begin[:, 0], begin, begin + 1)
 
 
-def text_plan(layout: VideoLayout, heads: tuple[int, int], block_m: int, device: torch.device, state: SparseState) -> Planned:
-    """Text queries read everything: their plan for [B, H] heads, apart from the video's since its lists are so long."""
-    rows = cut(text_queries(layout, device), block_m)
+def text_plan(call: Call, q: Tensor, state: SparseState) -> Planned:
+    """Text queries of q [B, H, N, D] read everything: a plan apart from the video's, since their lists are so long."""
+    layout, device = call.layout, q.device
+    rows = split_into_tiles(text_queries(layout, device), call.block_m)
     video = torch.arange(layout.video.start, layout.video.stop, dtype=torch.int32, device=device)
     keys = torch.cat([text_keys(layout, device, state), video])
     plan = Plan(
-        set_of_head=torch.zeros(heads, dtype=torch.int32, device=device),
+        list_of_head=torch.zeros(q.shape[:2], dtype=torch.int32, device=device),
         query_index=rows.unsqueeze(0),
         key_index=keys.expand(1, len(rows), -1),
         key_count=torch.full((1, len(rows)), len(keys), dtype=torch.int32, device=device),

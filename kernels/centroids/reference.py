@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..pack import Groups
+from ..pack import ClusterAssignment
 
 # One-hot rows of one chunk: 16 M float32 are 64 MB.
 MAX_ONE_HOT = 1 << 24
 
 
-def centroids(x: Tensor, groups: Groups, previous: Tensor | None, variance: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def centroids(
+    x: Tensor, assignment: ClusterAssignment, previous: Tensor | None, variance: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """See the contract; float32 sums."""
-    labels, size = groups.labels, groups.size
+    labels, size = assignment.labels, assignment.cluster_sizes
     n_clusters = size.shape[2]
     count = size.clamp(min=1).unsqueeze(-1)
     mean = _sums(x.float(), labels, n_clusters) / count

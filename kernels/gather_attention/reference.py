@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from . import Plan, Tail
+from ..plan import SECOND_ORDER_CAP, Plan, Tail
 
 
 def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None) -> None:
     """See the contract; float32, tile by tile: gather, two matrix products."""
     rows_of_tile = (plan.query_index >= 0).sum(-1).tolist()
     keys_of_tile = plan.key_count.tolist()
-    for b, sets in enumerate(plan.set_of_head.tolist()):
+    for b, sets in enumerate(plan.list_of_head.tolist()):
         for h, s in enumerate(sets):
             queries, keys, values = q[b, h], k[b, h], v[b, h]
             tail = None if plan.tail is None else _HeadTail(plan.tail, b, h, s)
@@ -43,16 +40,13 @@ class _HeadTail:
     """The tail of one head: logits and values of all clusters, those that a tile reads itself at -inf."""
 
     def __init__(self, tail: Tail, b: int, h: int, s: int):
-        from . import SECOND_ORDER_CAP
-
-        self.cap = SECOND_ORDER_CAP
         self.mean_t, self.value = tail.k_mean[b, h].float().T, tail.v_mean[b, h].float()
         self.half_variance_t = None if tail.k_variance is None else 0.5 * tail.k_variance[b, h].float().T
-        self.bias = tail.log_size[b, h].masked_fill(tail.kept[s], float("-inf"))
+        self.bias = tail.log_size[b, h].masked_fill(tail.cluster_mask[s], float("-inf"))
 
     def logits(self, scaled_rows: Tensor, t: int) -> Tensor:
         """scaled_rows [rows, D] = sm_scale * q -> [rows, C]."""
         logits = torch.addmm(self.bias[t], scaled_rows, self.mean_t)
         if self.half_variance_t is not None:
-            logits += (scaled_rows.square() @ self.half_variance_t).clamp_(max=self.cap)
+            logits += (scaled_rows.square() @ self.half_variance_t).clamp_(max=SECOND_ORDER_CAP)
         return logits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -11,11 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..compat import float32_precision
+from ..plan import SECOND_ORDER_CAP, Plan
 from ..rows import token_rows
 from ..tile_configs import tile_config
-
-if TYPE_CHECKING:
-    from . import Plan
 
 LOG2_E = math.log2(math.e)
 VARYING = [
@@ -23,7 +20,7 @@ VARYING = [
     "stride_qb", "stride_qh", "stride_qn", "stride_kb", "stride_kh", "stride_kn", "stride_vb", "stride_vh", "stride_vn",
     "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh", "stride_list",
     # These begin where a group of heads does, aligned or not; nothing is read from them 16 bytes at a time.
-    "set_of_head_ptr", "key_count_ptr", "log_size_ptr", "kept_ptr",
+    "list_of_head_ptr", "key_count_ptr", "log_size_ptr", "cluster_mask_ptr",
 ]  # fmt: skip
 
 
@@ -65,7 +62,7 @@ def _attend_keys(
 
 @triton.jit
 def _attend_tail(
-    q, q_ptr, k_mean_ptr, k_variance_ptr, v_mean_ptr, log_size_ptr, kept_ptr, clusters,
+    q, q_ptr, k_mean_ptr, k_variance_ptr, v_mean_ptr, log_size_ptr, cluster_mask_ptr, clusters,
     qk_scale, second_order_scale, second_order_cap, acc, m_i, l_i,
     SECOND_ORDER: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPREAD_D: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -75,13 +72,13 @@ def _attend_tail(
     columns = tl.arange(0, BLOCK_N)
     q_float = q.to(tl.float32)
     q_square = (q_float * q_float).to(q.dtype)
-    kept = tl.load(kept_ptr + tl.minimum(columns, clusters - 1))
+    cluster_mask = tl.load(cluster_mask_ptr + tl.minimum(columns, clusters - 1))
     for start in tl.range(0, clusters, BLOCK_N, num_stages=STAGES):
         # Triton prefetches what is 4 bytes or more; these are one, so they are read a turn ahead by hand.
-        kept_next = tl.load(kept_ptr + tl.minimum(start + BLOCK_N + columns, clusters - 1))
+        mask_next = tl.load(cluster_mask_ptr + tl.minimum(start + BLOCK_N + columns, clusters - 1))
         cells = tl.minimum(start + columns, clusters - 1)
         rows = (cells * HEAD_DIM)[:, None]
-        skipped = (kept == 0) & (start + columns < clusters)
+        skipped = (cluster_mask == 0) & (start + columns < clusters)
         log2_size = tl.load(log_size_ptr + cells) * 1.4426950408889634
         bias = tl.where(skipped, log2_size, float("-inf"))[None, :]
         if SECOND_ORDER:
@@ -101,7 +98,7 @@ def _attend_tail(
         p, acc, m_i, l_i = _softmax_step(scores * qk_scale + bias, 1.0, acc, m_i, l_i)
         v = tl.load(v_mean_ptr + rows + offs_d[None, :])
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-        kept = kept_next
+        cluster_mask = mask_next
     return acc, m_i, l_i
 
 
@@ -109,13 +106,13 @@ def _attend_tail(
 def _gather_attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr,  # [B, H, N, D], strides in rows of D
     lse_ptr,  # [B, H, N] float32
-    set_of_head_ptr,  # [B, H] int32
+    list_of_head_ptr,  # [B, H] int32
     query_index_ptr,  # [L, T, BLOCK_M] int32
     key_index_ptr,  # [L, T, K] int32, rows of stride_list
     key_count_ptr,  # [L, T] int32
     k_mean_ptr, k_variance_ptr, v_mean_ptr,  # [B, H, C, D] of q's dtype
     log_size_ptr,  # [B, H, C] float32
-    kept_ptr,  # [L, T, C] uint8
+    cluster_mask_ptr,  # [L, T, C] uint8
     heads, tiles, clusters, qk_scale, second_order_scale, second_order_cap,
     stride_qb: tl.int64, stride_qh: tl.int64, stride_qn: tl.int64,
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
@@ -132,7 +129,7 @@ def _gather_attention_kernel(
     # Tiles of one head are neighbours in launch order, so that its keys and values stay in the L2 cache.
     t, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     head = (b * heads + h).to(tl.int64)
-    tile = tl.load(set_of_head_ptr + head).to(tl.int64) * tiles + t
+    tile = tl.load(list_of_head_ptr + head).to(tl.int64) * tiles + t
     offs_d = tl.arange(0, HEAD_DIM)
     rows = tl.load(query_index_ptr + tile * BLOCK_M + tl.arange(0, BLOCK_M))
     valid_m = rows >= 0
@@ -165,7 +162,7 @@ def _gather_attention_kernel(
         cells = head * clusters
         acc, m_i, l_i = _attend_tail(
             q, q_ptr, k_mean_ptr + cells * HEAD_DIM, k_variance_ptr + cells * HEAD_DIM, v_mean_ptr + cells * HEAD_DIM,
-            log_size_ptr + cells, kept_ptr + tile * clusters, clusters,
+            log_size_ptr + cells, cluster_mask_ptr + tile * clusters, clusters,
             qk_scale, second_order_scale, second_order_cap, acc, m_i, l_i,
             TAIL == 2, HEAD_DIM, BLOCK_M, TAIL_BLOCK_N, SPREAD_D, TAIL_STAGES, PRECISION,
         )  # fmt: skip
@@ -190,8 +187,6 @@ def launch_gather_attention(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None
 ) -> None:
     """See the contract; the plan's M must be the config's block_m, as `tile_rows` gives it."""
-    from . import SECOND_ORDER_CAP
-
     b, h, n, d = q.shape
     config = tile_config("gather_attention", d, q.device, q.dtype)
     (q, q_strides), (k, k_strides), (v, v_strides) = (token_rows(x) for x in (q, k, v))
@@ -199,19 +194,19 @@ def launch_gather_attention(
     tiles, block_m = plan.query_index.shape[1:]
     tail = plan.tail
     order = 0 if tail is None else 1 if tail.k_variance is None else 2
-    mean = variance = value = log_size = kept = plan.key_count  # where nothing reads them
+    mean = variance = value = log_size = cluster_mask = plan.key_count  # where nothing reads them
     if tail is not None:
         mean, value = tail.k_mean.to(q.dtype).contiguous(), tail.v_mean.to(q.dtype).contiguous()
         variance = mean if order == 1 else tail.k_variance.to(q.dtype).contiguous()
-        log_size, kept = tail.log_size.contiguous(), tail.kept.contiguous().view(torch.uint8)
+        log_size, cluster_mask = tail.log_size.contiguous(), tail.cluster_mask.contiguous().view(torch.uint8)
     launches = passes(order, config.tail_apart, lse is not None)
     if len(launches) > 1 and lse is None:
         lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)
     for constexprs in launches:
         _gather_attention_kernel[(tiles, h, b)](
             q, k, v, target, plan.key_count if lse is None else lse,
-            *(x.contiguous() for x in (plan.set_of_head, plan.query_index, plan.key_index, plan.key_count)),
-            mean, variance, value, log_size, kept,
+            *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_count)),
+            mean, variance, value, log_size, cluster_mask,
             h, tiles, 0 if tail is None else tail.k_mean.shape[2],
             sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, SECOND_ORDER_CAP * LOG2_E,
             *q_strides, *k_strides, *v_strides, *out_strides,

@@ -10,27 +10,27 @@ from ..backend import run
 from . import reference
 
 
-class Groups(NamedTuple):
+class ClusterAssignment(NamedTuple):
     """Tokens and their labels, both ways.
 
     Attributes:
         labels: [B, H, N] int32 in [0, C).
-        order: [B, H, N] int32, token numbers by label; tokens of one label keep their order.
-        offsets: [B, H, C + 1] int32: label c has order[offsets[c] : offsets[c + 1]].
+        permutation: [B, H, N] int32, token numbers by label; tokens of one label keep their order.
+        offsets: [B, H, C + 1] int32: label c has permutation[offsets[c] : offsets[c + 1]].
     """
 
     labels: Tensor
-    order: Tensor
+    permutation: Tensor
     offsets: Tensor
 
     @property
-    def size(self) -> Tensor:
+    def cluster_sizes(self) -> Tensor:
         """[B, H, C] int32, tokens of each label."""
         return self.offsets.diff(dim=-1)
 
 
-def sort_by_label(labels: Tensor, n_clusters: int) -> Groups:
-    """Token numbers in order of their label, and where each label begins; by torch's own sort on every backend.
+def sort_by_label(labels: Tensor, n_clusters: int) -> ClusterAssignment:
+    """Token numbers in permutation of their label, and where each label begins; by torch's own sort on every backend.
 
     Args:
         labels: [B, H, N] int32 in [0, n_clusters).
@@ -41,29 +41,29 @@ def sort_by_label(labels: Tensor, n_clusters: int) -> Groups:
     """
     if n_clusters < 1:
         raise ValueError(f"sort_by_label: n_clusters={n_clusters} must be at least 1")
-    return Groups(labels, *reference.sort_by_label(labels, n_clusters))
+    return ClusterAssignment(labels, *reference.sort_by_label(labels, n_clusters))
 
 
 def pack_lists(
-    order: Tensor,
+    permutation: Tensor,
     start: Tensor,
     length: Tensor,
     *,
-    kept: Tensor | None = None,
+    segment_mask: Tensor | None = None,
     prefix: int = 0,
     capacity: int | None = None,
     backend: str = "torch",
 ) -> tuple[Tensor, Tensor]:
-    """Joins segments of `order` into one list a tile: order[l, :prefix], then order[l, start[l, t, s] :][: length[l, t, s]].
+    """Joins segments of `p = permutation[l]` into one list a tile: p[:prefix], then p[start[l, t, s] :][: length[l, t, s]].
 
     A tile that reads no segment reads no prefix either: its list is empty.
 
     Args:
-        order: [L, N] int32, a permutation of the tokens per list set l.
-        start: [L, T, S] int32 (may be expanded), where segment s begins in `order`.
+        permutation: [L, N] int32, a permutation of the tokens per list set l.
+        start: [L, T, S] int32 (may be expanded), where segment s begins in `permutation`.
         length: [L, T, S] int32 (may be expanded), 0 for a segment that tile t does not read.
-        kept: [L, T, S] bool, False for a segment that tile t does not read; None for all.
-        prefix: tokens at the front of `order` that every list begins with.
+        segment_mask: [L, T, S] bool, False for a segment that tile t does not read; None for all.
+        prefix: tokens at the front of `permutation` that every list begins with.
         capacity: columns of the result; no list may be longer. Without it the longest list decides, which
             waits for the device.
         backend: "torch" or "triton".
@@ -74,11 +74,11 @@ def pack_lists(
     Raises:
         ValueError: shapes do not fit together.
     """
-    if order.ndim != 2 or start.shape != length.shape or start.ndim != 3 or start.shape[0] != order.shape[0]:
+    if permutation.ndim != 2 or start.shape != length.shape or start.ndim != 3 or start.shape[0] != permutation.shape[0]:
         raise ValueError(
-            f"pack_lists: order {tuple(order.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
+            f"pack_lists: permutation {tuple(permutation.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
             "must be [L, N], [L, T, S] and [L, T, S]"
         )
-    if kept is not None and kept.shape != start.shape:
-        raise ValueError(f"pack_lists: kept {tuple(kept.shape)} must be {tuple(start.shape)}")
-    return run("pack", "pack_lists", backend, order, start, length, kept, prefix, capacity)
+    if segment_mask is not None and segment_mask.shape != start.shape:
+        raise ValueError(f"pack_lists: segment_mask {tuple(segment_mask.shape)} must be {tuple(start.shape)}")
+    return run("pack", "pack_lists", backend, permutation, start, length, segment_mask, prefix, capacity)

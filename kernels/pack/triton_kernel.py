@@ -18,14 +18,14 @@ BLOCK_S = 1024  # segments at a time, where their lengths are only summed up
 
 
 @triton.jit
-def _sum_lengths(length_ptr, kept_ptr, stride_ns, end, HAS_KEPT: tl.constexpr, BLOCK_S: tl.constexpr):
+def _sum_lengths(length_ptr, segment_mask_ptr, stride_ns, end, HAS_MASK: tl.constexpr, BLOCK_S: tl.constexpr):
     """Tokens of the segments before `end` that the tile reads."""
     total = 0
     for start in range(0, end, BLOCK_S):
         offs_s = start + tl.arange(0, BLOCK_S)
         length = tl.load(length_ptr + offs_s * stride_ns, mask=offs_s < end, other=0)
-        if HAS_KEPT:
-            length *= (tl.load(kept_ptr + offs_s, mask=offs_s < end, other=0) != 0).to(tl.int32)
+        if HAS_MASK:
+            length *= (tl.load(segment_mask_ptr + offs_s, mask=offs_s < end, other=0) != 0).to(tl.int32)
         total += tl.sum(length, axis=0)
     return total
 
@@ -42,14 +42,14 @@ def _copy(source, target, length, COLUMNS: tl.constexpr):
         *("n_tiles", "n_segments", "capacity", "prefix", "stride_ol", "stride_sl", "stride_st", "stride_ss"),
         *("stride_nl", "stride_nt", "stride_ns"),
         # These begin where a group of heads does, aligned or not.
-        *("order_ptr", "start_ptr", "length_ptr", "kept_ptr"),
+        *("permutation_ptr", "start_ptr", "length_ptr", "segment_mask_ptr"),
     ]
 )
 def _pack_lists_kernel(
-    order_ptr,  # [L, N] int32
+    permutation_ptr,  # [L, N] int32
     start_ptr,  # [L, T, S] int32
     length_ptr,  # [L, T, S] int32
-    kept_ptr,  # [L, T, S] uint8, read if HAS_KEPT
+    segment_mask_ptr,  # [L, T, S] uint8, read if HAS_MASK
     index_ptr,  # [L, T, capacity] int32
     count_ptr,  # [L, T] int32
     n_tiles,
@@ -63,48 +63,49 @@ def _pack_lists_kernel(
     stride_nl: tl.int64,
     stride_nt: tl.int64,
     stride_ns: tl.int64,
-    HAS_KEPT: tl.constexpr,
+    HAS_MASK: tl.constexpr,
     SEGMENTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
     tile, lists = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    order_ptr += lists * stride_ol
+    permutation_ptr += lists * stride_ol
     start_ptr += lists * stride_sl + tile * stride_st
     length_ptr += lists * stride_nl + tile * stride_nt
     cell = lists * n_tiles + tile
-    kept_ptr += cell * n_segments
+    segment_mask_ptr += cell * n_segments
     index_ptr += cell * capacity
     first = tl.program_id(1) * SEGMENTS
-    target = index_ptr + prefix + _sum_lengths(length_ptr, kept_ptr, stride_ns, first, HAS_KEPT, BLOCK_S)
+    target = index_ptr + prefix + _sum_lengths(length_ptr, segment_mask_ptr, stride_ns, first, HAS_MASK, BLOCK_S)
     for segment in range(first, tl.minimum(first + SEGMENTS, n_segments)):
         length = tl.load(length_ptr + segment * stride_ns)
-        if HAS_KEPT:
-            length *= (tl.load(kept_ptr + segment) != 0).to(tl.int32)
+        if HAS_MASK:
+            length *= (tl.load(segment_mask_ptr + segment) != 0).to(tl.int32)
         if length > 0:
-            _copy(order_ptr + tl.load(start_ptr + segment * stride_ss), target, length, COLUMNS)
+            _copy(permutation_ptr + tl.load(start_ptr + segment * stride_ss), target, length, COLUMNS)
             target += length
 
     if first + SEGMENTS >= n_segments:  # the tile's last program knows the whole
-        total = _sum_lengths(length_ptr, kept_ptr, stride_ns, n_segments, HAS_KEPT, BLOCK_S)
+        total = _sum_lengths(length_ptr, segment_mask_ptr, stride_ns, n_segments, HAS_MASK, BLOCK_S)
         prefix *= (total > 0).to(tl.int32)
-        _copy(order_ptr, index_ptr, prefix, COLUMNS)
+        _copy(permutation_ptr, index_ptr, prefix, COLUMNS)
         tl.store(count_ptr + cell, total + prefix)
 
 
 def launch_pack_lists(
-    order: Tensor, start: Tensor, length: Tensor, kept: Tensor | None, prefix: int, capacity: int | None
+    permutation: Tensor, start: Tensor, length: Tensor, segment_mask: Tensor | None, prefix: int, capacity: int | None
 ) -> tuple[Tensor, Tensor]:
     """See the contract."""
     sets, tiles, segments = length.shape
-    capacity = int(lengths(length, kept, prefix).max()) if capacity is None else capacity
-    index = torch.empty((sets, tiles, capacity), dtype=torch.int32, device=order.device)
-    count = torch.empty((sets, tiles), dtype=torch.int32, device=order.device)
-    order = order if order.stride(1) == 1 else order.contiguous()
+    capacity = int(lengths(length, segment_mask, prefix).max()) if capacity is None else capacity
+    index = torch.empty((sets, tiles, capacity), dtype=torch.int32, device=permutation.device)
+    count = torch.empty((sets, tiles), dtype=torch.int32, device=permutation.device)
+    permutation = permutation if permutation.stride(1) == 1 else permutation.contiguous()
     _pack_lists_kernel[(tiles, triton.cdiv(segments, SEGMENTS), sets)](
-        order, start, length, count if kept is None else kept.contiguous().view(torch.uint8), index, count,
+        permutation, start, length, count if segment_mask is None else segment_mask.contiguous().view(torch.uint8),
+        index, count,
         tiles, segments, capacity, prefix,
-        order.stride(0), *start.stride(), *length.stride(),
-        HAS_KEPT=kept is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1, **FUSED,
+        permutation.stride(0), *start.stride(), *length.stride(),
+        HAS_MASK=segment_mask is not None, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS, BLOCK_S=BLOCK_S, num_warps=1, **FUSED,
     )  # fmt: skip
     return index, count

@@ -8,7 +8,7 @@ from ..backend import run
 
 
 def select(
-    probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float, *, backend: str = "torch"
+    probs: Tensor, row_labels: Tensor, cluster_sizes: Tensor, top_p: float, min_keep: float, *, backend: str = "torch"
 ) -> tuple[Tensor, Tensor]:
     """The smallest set of key clusters that holds `top_p` of a tile's estimated attention mass.
 
@@ -20,13 +20,13 @@ def select(
     Args:
         probs: [B, H, Cq, Ck] float32; each row sums to 1.
         row_labels: [B, H, T, M] int32, the query cluster of each row of each tile; -1 where there is no row.
-        size: [B, H, Ck] int32, keys of each cluster.
+        cluster_sizes: [B, H, Ck] int32, keys of each cluster.
         top_p: in (0, 1].
         min_keep: least share of the clusters to keep, in [0, 1].
         backend: "torch" or "triton".
 
     Returns:
-        kept [B, H, T, Ck] bool, all False for a tile without rows, and the keys in them, [B, H, T] int32.
+        cluster_mask [B, H, T, Ck] bool, all False for a tile without rows, and the keys in them, [B, H, T] int32.
 
     Raises:
         ValueError: shapes do not fit together, or top_p or min_keep is out of range.
@@ -36,8 +36,8 @@ def select(
             f"select: probs {tuple(probs.shape)} and row_labels {tuple(row_labels.shape)} must be "
             "[B, H, Cq, Ck] and [B, H, T, M]"
         )
-    if tuple(size.shape) != (*probs.shape[:2], probs.shape[3]):
-        raise ValueError(f"select: size {tuple(size.shape)} must be {(*probs.shape[:2], probs.shape[3])}")
+    if tuple(cluster_sizes.shape) != (*probs.shape[:2], probs.shape[3]):
+        raise ValueError(f"select: cluster_sizes {tuple(cluster_sizes.shape)} must be {(*probs.shape[:2], probs.shape[3])}")
     if not 0 < top_p <= 1 or not 0 <= min_keep <= 1:
         raise ValueError(f"select: top_p={top_p} must be in (0, 1] and min_keep={min_keep} in [0, 1]")
-    return run("select", "select", backend, probs, row_labels, size, top_p, min_keep)
+    return run("select", "select", backend, probs, row_labels, cluster_sizes, top_p, min_keep)

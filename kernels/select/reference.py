@@ -11,34 +11,36 @@ from torch import Tensor
 MAX_MASSES = 1 << 22
 
 
-def select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
+def select(probs: Tensor, row_labels: Tensor, cluster_sizes: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
     """See the contract; by a full stable sort, some heads at a time."""
     (b, h), cells = probs.shape[:2], row_labels.shape[2] * probs.shape[3]
     step = max(1, MAX_MASSES // (b * cells))
     groups = (slice(head, head + step) for head in range(0, h, step))
-    made = [_select(probs[:, heads], row_labels[:, heads], size[:, heads], top_p, min_keep) for heads in groups]
-    kept, count = zip(*made, strict=True)
-    return torch.cat(kept, 1), torch.cat(count, 1)
+    made = [_select(probs[:, heads], row_labels[:, heads], cluster_sizes[:, heads], top_p, min_keep) for heads in groups]
+    cluster_mask, count = zip(*made, strict=True)
+    return torch.cat(cluster_mask, 1), torch.cat(count, 1)
 
 
-def _select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
+def _select(probs: Tensor, row_labels: Tensor, cluster_sizes: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
     mass, rows = tile_mass(probs, row_labels)
     if top_p >= 1:
-        return keep_all(rows, size)
+        return keep_all(rows, cluster_sizes)
     ranked, order = mass.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
     rank = torch.arange(mass.shape[-1], device=mass.device)
     # Masses that are no numbers keep everything, so that the result shows them.
     keep = ~(before >= top_p) | (rank < math.ceil(min_keep * mass.shape[-1]))
     keep &= (rows > 0).unsqueeze(-1)
-    kept = torch.zeros_like(keep).scatter_(-1, order, keep)
-    return kept, (kept * size.unsqueeze(2)).sum(-1, dtype=torch.int32)
+    cluster_mask = torch.zeros_like(keep).scatter_(-1, order, keep)
+    return cluster_mask, (cluster_mask * cluster_sizes.unsqueeze(2)).sum(-1, dtype=torch.int32)
 
 
-def keep_all(rows: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def keep_all(rows: Tensor, cluster_sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Every cluster for each tile with `rows` [B, H, T], and their keys."""
     some = (rows > 0).unsqueeze(-1)
-    return some.expand(*rows.shape, size.shape[2]).clone(), some[..., 0] * size.sum(-1, keepdim=True, dtype=torch.int32)
+    return some.expand(*rows.shape, cluster_sizes.shape[2]).clone(), some[..., 0] * cluster_sizes.sum(
+        -1, keepdim=True, dtype=torch.int32
+    )
 
 
 def tile_mass(probs: Tensor, row_labels: Tensor) -> tuple[Tensor, Tensor]:

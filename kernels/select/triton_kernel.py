@@ -63,8 +63,8 @@ def _at_least(mass_ptr, bound, n_clusters, BLOCK_C: tl.constexpr):
 @triton.jit(do_not_specialize=["n_clusters", "min_count"])
 def _select_kernel(
     mass_ptr,  # [B * H, T, Ck in whole blocks] float32, as _tile_mass_kernel writes it
-    size_ptr,  # [B * H, Ck] int32
-    kept_ptr,  # [B * H, T, Ck] uint8
+    sizes_ptr,  # [B * H, Ck] int32
+    cluster_mask_ptr,  # [B * H, T, Ck] uint8
     count_ptr,  # [B * H, T] int32
     n_clusters,
     min_count,
@@ -73,8 +73,8 @@ def _select_kernel(
 ):
     tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     mass_ptr += tile * tl.cdiv(n_clusters, BLOCK_C) * BLOCK_C
-    kept_ptr += tile * n_clusters
-    size_ptr += tl.program_id(1).to(tl.int64) * n_clusters
+    cluster_mask_ptr += tile * n_clusters
+    sizes_ptr += tl.program_id(1).to(tl.int64) * n_clusters
 
     # Floats that are not negative have the order of their bits. Clusters from `low` up are enough and those from
     # `high` up are not; about 15 halvings leave one cluster between, the last that is taken.
@@ -98,22 +98,24 @@ def _select_kernel(
         tie = (bits == last).to(tl.int32)
         rank = ties + tl.cumsum(tie, axis=0) - tie
         needed = (total + rank.to(tl.float32) * mass < top_p) | (count + rank < min_count)
-        kept = (bits > last) | ((bits == last) & needed)
-        tl.store(kept_ptr + offs_c, kept.to(tl.uint8), mask=offs_c < n_clusters)
-        keys += tl.sum(tl.where(kept, tl.load(size_ptr + offs_c, mask=offs_c < n_clusters, other=0), 0), axis=0)
+        cluster_mask = (bits > last) | ((bits == last) & needed)
+        tl.store(cluster_mask_ptr + offs_c, cluster_mask.to(tl.uint8), mask=offs_c < n_clusters)
+        keys += tl.sum(tl.where(cluster_mask, tl.load(sizes_ptr + offs_c, mask=offs_c < n_clusters, other=0), 0), axis=0)
         ties += tl.sum(tie, axis=0)
     tl.store(count_ptr + tile, keys)
 
 
-def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float, min_keep: float) -> tuple[Tensor, Tensor]:
+def launch_select(
+    probs: Tensor, row_labels: Tensor, cluster_sizes: Tensor, top_p: float, min_keep: float
+) -> tuple[Tensor, Tensor]:
     """See the contract."""
     b, h, n_query_clusters, n_clusters = probs.shape
     tiles, n_rows = row_labels.shape[2:]
     if top_p >= 1:
-        return keep_all((row_labels >= 0).sum(-1), size)
+        return keep_all((row_labels >= 0).sum(-1), cluster_sizes)
     columns = triton.cdiv(n_clusters, BLOCK_C) * BLOCK_C
     mass = torch.empty((b, h, tiles, columns), dtype=torch.float32, device=probs.device)
-    kept = torch.empty((b, h, tiles, n_clusters), dtype=torch.bool, device=probs.device)
+    cluster_mask = torch.empty((b, h, tiles, n_clusters), dtype=torch.bool, device=probs.device)
     count = torch.empty((b, h, tiles), dtype=torch.int32, device=probs.device)
     grid = (tiles, b * h)
     _tile_mass_kernel[grid](
@@ -131,8 +133,8 @@ def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float,
     min_count = math.ceil(min_keep * n_clusters)
     _select_kernel[grid](
         mass,
-        size.contiguous(),
-        kept.view(torch.uint8),
+        cluster_sizes.contiguous(),
+        cluster_mask.view(torch.uint8),
         count,
         n_clusters,
         min_count,
@@ -141,4 +143,4 @@ def launch_select(probs: Tensor, row_labels: Tensor, size: Tensor, top_p: float,
         num_warps=4,
         **FUSED,
     )
-    return kept, count
+    return cluster_mask, count

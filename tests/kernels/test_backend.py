@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from sparse_videogen.kernels import backend as backends
-from sparse_videogen.kernels import choose_backend, compat, failures
+from sparse_videogen.kernels import backend_status, choose_backend, compat, failures, tile_configs
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference
+from sparse_videogen.kernels.gather_attention import gather_attention
+from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.kernels.tile_configs import TileConfig, config_for, table
 
 CPU = torch.device("cpu")
+TENSORS = (torch.bfloat16, 128)
 DEMO = str(Path(__file__).resolve().parents[2] / "demo")
 
 
@@ -29,27 +32,78 @@ def kernels_do_not_fall_back():
     backends._failures.clear()
 
 
-def test_auto_takes_torch_without_a_gpu():
-    assert choose_backend("auto", CPU) == choose_backend("torch", CPU) == "torch"
+def test_torch_runs_on_a_cpu_and_where_it_is_asked_for():
+    assert backend_status(CPU, *TENSORS) == backend_status(torch.device("cuda"), *TENSORS, "torch") == ("torch", None)
+    assert choose_backend("auto", CPU, *TENSORS) == "torch"
+
+
+def test_an_accelerator_that_triton_does_not_know_has_no_backend(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    name, reason = backend_status(torch.device("mps"), *TENSORS)
+    assert name == "triton" and "'mps' and Triton needs an NVIDIA or AMD GPU" in reason
 
 
 def test_triton_without_triton_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="pip install triton"):
-        choose_backend("triton", CPU)
+    with pytest.raises(RuntimeError, match="backend='triton' cannot run: Triton is not installed; run 'pip install triton'"):
+        choose_backend("triton", CPU, *TENSORS)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """card(capability): a GPU of this capability seems to be here, and is returned."""
+    pytest.importorskip("triton")
+
+    def seem(capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+        for module in (backends, tile_configs):
+            monkeypatch.setattr(module, "architecture", lambda device: "{}.{}".format(*capability))
+        return torch.device("cuda")
+
+    return seem
 
 
 @pytest.mark.parametrize("capability, runs", [((7, 5), False), ((8, 0), True), ((12, 0), True)], ids=str)
-def test_a_gpu_too_old_is_refused_by_name(capability, runs, monkeypatch):
-    pytest.importorskip("triton")
-    device = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr(backends, "architecture", lambda device: "{}.{}".format(*capability))
-    assert choose_backend("auto", device) == ("triton" if runs else "torch")
-    if not runs:
+def test_a_gpu_too_old_is_refused_by_name(capability, runs, card):
+    device = card(capability)
+    name, reason = backend_status(device, *TENSORS)
+    assert name == "triton" and (reason is None) == runs
+    for backend in () if runs else ("auto", "triton"):
         with pytest.raises(RuntimeError, match="Tesla T4 has compute capability 7.5, the kernels need 8.0"):
-            choose_backend("triton", device)
+            choose_backend(backend, device, *TENSORS)
+
+
+def test_a_gpu_whose_table_has_no_config_is_refused(card, monkeypatch):
+    device = card((8, 0))
+    entry = {"gather_attention": {"8.0": {"128": None, "64": {"block_m": 64, "block_n": 64, "num_warps": 4, "num_stages": 2}}}}
+    monkeypatch.setattr(tile_configs, "table", lambda: entry)
+    monkeypatch.setattr(tile_configs, "config_for", tile_configs.config_for.__wrapped__)
+    assert backend_status(device, *TENSORS)[1] == "gather_attention has no Triton kernel for head_dim 128 on 8.0"
+    assert backend_status(device, torch.bfloat16, 64) == ("triton", None)
+
+
+def test_a_failing_gather_kernel_is_raised_and_not_replaced_by_torchs_loop(card, monkeypatch):
+    kernel = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel")
+
+    def broken(*args):
+        raise RuntimeError("no ptxas")
+
+    monkeypatch.setattr(kernel, "launch_gather_attention", broken)
+    q = torch.zeros(1, 1, 16, 64)
+    index, heads = torch.arange(16, dtype=torch.int32).view(1, 1, 16), torch.zeros(1, 1, dtype=torch.int32)
+    plan = Plan(heads, index, index, torch.full((1, 1), 16, dtype=torch.int32))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"kernel of gather_attention \(cpu, float32\) failed: RuntimeError: no ptxas"):
+            gather_attention(q, q, q, plan, sm_scale=1.0, backend="triton")
+    assert failures() == {"gather_attention (cpu, float32)": "RuntimeError: no ptxas"}
+
+    device = card((9, 0))
+    assert backend_status(device, torch.float32, 64) == ("triton", None)
+    backends._failures["gather_attention (9.0, float32)"] = "RuntimeError: no ptxas"
+    assert "failed before (RuntimeError: no ptxas)" in backend_status(device, torch.float32, 64)[1]
+    assert backend_status(device, torch.float16, 64) == ("triton", None)
 
 
 @pytest.mark.parametrize("alias, known", [("8.7", "8.6"), ("10.3", "10.0"), ("12.1", "12.0")])

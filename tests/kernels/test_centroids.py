@@ -43,10 +43,10 @@ def errors(result, expected):
 @pytest.mark.parametrize("b, h, n, c, d", SHAPES)
 def test_matches_float64(b, h, n, c, d, dtype, backend, device, poisoned):
     x, labels = inputs(b, h, n, c, d, dtype, device)
-    groups, expected = sort_by_label(labels, c), exact(x, labels, c)
-    result = centroids(x, groups, variance=True, backend=backend)
-    torch_errors = errors(centroids(x, groups, variance=True), expected)
-    assert torch.equal(result.size, expected[1]) and result.size.dtype == torch.int32
+    assignment, expected = sort_by_label(labels, c), exact(x, labels, c)
+    result = centroids(x, assignment, variance=True, backend=backend)
+    torch_errors = errors(centroids(x, assignment, variance=True), expected)
+    assert torch.equal(result.cluster_sizes, expected[1]) and result.cluster_sizes.dtype == torch.int32
     assert result.mean.dtype == result.variance.dtype == torch.float32
     for error, torch_error in zip(errors(result, expected), torch_errors, strict=True):
         assert error <= 2 * torch_error + FLOOR
@@ -66,7 +66,7 @@ def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poison
     previous = torch.randn(1, 2, 5, 64, device=device).to(dtype)
     result = centroids(x, sort_by_label(labels, 5), previous=previous, variance=True, backend=backend)
     assert torch.equal(result.mean[:, :, 0], previous[:, :, 0].float())
-    assert (result.size[:, :, 0] == 0).all() and (result.variance[:, :, 0] == 0).all()
+    assert (result.cluster_sizes[:, :, 0] == 0).all() and (result.variance[:, :, 0] == 0).all()
     without = centroids(x, sort_by_label(labels, 5), backend=backend)
     assert (without.mean[:, :, 0] == 0).all() and torch.equal(without.mean[:, :, 1:], result.mean[:, :, 1:])
     assert without.variance is None
@@ -76,7 +76,7 @@ def test_one_long_cluster_among_single_tokens(backend, device):
     x, _ = inputs(1, 1, 1000, 1, 64, torch.float32, device)
     labels = torch.arange(1000, device=device, dtype=torch.int32).sub(989).clamp(min=0).view(1, 1, -1)
     result = centroids(x, sort_by_label(labels, 11), variance=True, backend=backend)
-    assert result.size.flatten().tolist() == [990] + [1] * 10
+    assert result.cluster_sizes.flatten().tolist() == [990] + [1] * 10
     assert torch.equal(result.mean[:, :, 1:], x[:, :, 990:]) and (result.variance[:, :, 1:] == 0).all()
     torch.testing.assert_close(result.mean[0, 0, 0], x[0, 0, :990].mean(0), atol=FLOOR, rtol=0)
 
@@ -84,8 +84,8 @@ def test_one_long_cluster_among_single_tokens(backend, device):
 def test_means_weighted_by_size_are_the_mean_of_all(backend, device):
     x, labels = inputs(1, 2, 111, 20, 64, torch.float32, device)
     result = centroids(x, sort_by_label(labels, 20), backend=backend)
-    assert (result.size.sum(-1) == 111).all()
-    total = (result.mean * result.size.unsqueeze(-1)).sum(2) / 111
+    assert (result.cluster_sizes.sum(-1) == 111).all()
+    total = (result.mean * result.cluster_sizes.unsqueeze(-1)).sum(2) / 111
     torch.testing.assert_close(total, x.mean(2), atol=FLOOR, rtol=0)
 
 

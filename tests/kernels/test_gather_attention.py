@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from precision import product_eps
-from sparse_videogen.kernels.gather_attention import SECOND_ORDER_CAP, Plan, Tail, gather_attention, tile_rows
+from sparse_videogen.kernels.gather_attention import gather_attention, tile_rows
+from sparse_videogen.kernels.plan import SECOND_ORDER_CAP, Plan, Tail
 from sparse_videogen.kernels.tile_configs import tile_config
 
 # B, H, N, C, D, share of the clusters that a tile reads
@@ -30,13 +31,13 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0, seed=0):
     labels = torch.randint(c - 1, (b * h, n), generator=rng)
     block_m = tile_rows(d, device, dtype)
     tiles = -(-n // block_m) + 1  # the last one has no rows
-    kept = torch.rand(b * h, tiles, c, generator=rng) < share
-    kept[..., 0] = True
-    kept[:, -1] = False
+    cluster_mask = torch.rand(b * h, tiles, c, generator=rng) < share
+    cluster_mask[..., 0] = True
+    cluster_mask[:, -1] = False
     query_index = torch.full((b * h, tiles * block_m), -1, dtype=torch.int32)
     query_index[:, :n] = torch.stack([torch.randperm(n, generator=rng) for _ in range(b * h)])
     query_index = query_index.view(b * h, tiles, block_m)
-    reads = kept.gather(2, labels.unsqueeze(1).expand(-1, tiles, -1))
+    reads = cluster_mask.gather(2, labels.unsqueeze(1).expand(-1, tiles, -1))
     count = reads.sum(-1, dtype=torch.int32)
     key_index = torch.full((b * h, tiles, n), 1 << 30, dtype=torch.int32)  # beyond a list's end: never to be read
     for s in range(b * h):
@@ -51,7 +52,7 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0, seed=0):
         variance = one_hot.mT @ (x - mean.gather(1, labels.unsqueeze(-1).expand(-1, -1, d))).square()
         variance = (variance / size.clamp(min=1).unsqueeze(-1)) if order == 2 else None
         heads = [None if z is None else z.view(b, h, c, d).to(device, dtype) for z in (mean, variance, value)]
-        tail = Tail(*heads, size.float().log().view(b, h, c).to(device), kept.to(device))
+        tail = Tail(*heads, size.float().log().view(b, h, c).to(device), cluster_mask.to(device))
     sets = torch.arange(b * h, dtype=torch.int32).view(b, h)
     plan = Plan(*(x.to(device) for x in (sets, query_index, key_index, count)), tail)
     return *(x.to(device) for x in (q, k, v)), plan
@@ -63,7 +64,7 @@ def exact(q, k, v, plan, sm_scale):
     out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:3])
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
-            s = int(plan.set_of_head[b, h])
+            s = int(plan.list_of_head[b, h])
             for t in range(plan.query_index.shape[1]):
                 rows = plan.query_index[s, t]
                 rows = rows[rows >= 0].long()
@@ -71,7 +72,7 @@ def exact(q, k, v, plan, sm_scale):
                 logits, values = sm_scale * q[b, h, rows] @ k[b, h, keys].T, v[b, h, keys]
                 if plan.tail is not None and len(rows):
                     tail = plan.tail
-                    skipped = (~tail.kept[s, t] & (tail.log_size[b, h] >= 0)).nonzero().squeeze(1)
+                    skipped = (~tail.cluster_mask[s, t] & (tail.log_size[b, h] >= 0)).nonzero().squeeze(1)
                     more = sm_scale * q[b, h, rows] @ tail.k_mean[b, h, skipped].double().T
                     more += tail.log_size[b, h, skipped].double()
                     if tail.k_variance is not None:
@@ -126,7 +127,7 @@ def test_any_config_gives_the_same(b, h, n, c, d, share, knobs, order, device, m
 def test_a_tile_may_read_nothing_but_its_tail(backend, device, monkeypatch):
     """As where the lists come first and the tail after them: the first pass has nothing to divide by."""
     q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
-    nothing = replace(plan.tail, kept=torch.zeros_like(plan.tail.kept))
+    nothing = replace(plan.tail, cluster_mask=torch.zeros_like(plan.tail.cluster_mask))
     plan = replace(plan, key_count=torch.zeros_like(plan.key_count), tail=nothing)
     expected, _ = exact(q, k, v, plan, 0.125)
     if backend == "triton":
@@ -194,12 +195,12 @@ def test_tail_of_single_tokens_is_dense_attention(backend, device):
     block_m = tile_rows(d, device, q.dtype)
     rows = torch.full((1, 1, block_m), -1, dtype=torch.int32)
     rows[0, 0, :n] = torch.arange(n)
-    kept = (torch.arange(n) % 3 == 0).view(1, 1, n)
-    keys = kept[0, 0].nonzero().view(1, 1, -1).int()
+    cluster_mask = (torch.arange(n) % 3 == 0).view(1, 1, n)
+    keys = cluster_mask[0, 0].nonzero().view(1, 1, -1).int()
     log_size = torch.zeros(1, 1, n, device=device)
     plan = Plan(
         *(x.to(device) for x in (torch.zeros(1, 1, dtype=torch.int32), rows, keys, torch.tensor([[40]], dtype=torch.int32))),
-        Tail(k, torch.zeros_like(k), v, log_size, kept.to(device)),
+        Tail(k, torch.zeros_like(k), v, log_size, cluster_mask.to(device)),
     )
     out = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
     atol = max(1e-5, 4 * product_eps(q.dtype, backend, device))

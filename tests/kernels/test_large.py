@@ -12,9 +12,10 @@ import torch
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference_assign
 from sparse_videogen.kernels.centroids import centroids
-from sparse_videogen.kernels.gather_attention import Plan, gather_attention, tile_rows
+from sparse_videogen.kernels.gather_attention import gather_attention, tile_rows
 from sparse_videogen.kernels.gather_attention.reference import gather_attention as reference_attention
 from sparse_videogen.kernels.pack import pack_lists, sort_by_label
+from sparse_videogen.kernels.plan import Plan
 
 pytest.importorskip("triton")
 NEEDED_BYTES = 40 << 30
@@ -83,7 +84,7 @@ def test_gather_attention(make, size):
     out = torch.full_like(q, float("nan"))
     gather_attention(q, k, v, plan, sm_scale=0.01, out=out, backend="triton")
     few = torch.tensor([0, tiles // 2, tiles - 1], device=q.device)
-    part = Plan(plan.set_of_head[:, :1], rows[:, few], read[:, few], count[:, few])
+    part = Plan(plan.list_of_head[:, :1], rows[:, few], read[:, few], count[:, few])
     for head in (slice(0, 1), slice(-1, None)):
         expected = torch.full_like(q[:, head], float("nan"))
         reference_attention(q[:, head], k[:, head], v[:, head], part, 0.01, expected, None)

@@ -22,22 +22,22 @@ SHAPES = [
 def inputs(sets, n, tiles, segments, share, device, seed=0):
     """A permutation cut into segments of any length, empty ones among them, of which a tile reads some."""
     rng = torch.Generator().manual_seed(seed)
-    order = torch.stack([torch.randperm(n, generator=rng) for _ in range(sets)]).int()
+    permutation = torch.stack([torch.randperm(n, generator=rng) for _ in range(sets)]).int()
     inner = torch.randint(0, n + 1, (sets, segments - 1), generator=rng).sort(-1).values
     bounds = torch.cat([torch.zeros(sets, 1), inner, torch.full((sets, 1), n)], 1).int()
     chosen = torch.rand(sets, tiles, segments, generator=rng) < share
     length = bounds.diff(dim=-1).unsqueeze(1) * chosen.int()
-    return order.to(device), bounds[:, None, :-1].expand(-1, tiles, -1).to(device), length.to(device)
+    return permutation.to(device), bounds[:, None, :-1].expand(-1, tiles, -1).to(device), length.to(device)
 
 
-def plain(order, start, length):
+def plain(permutation, start, length):
     """Lists by slicing, [l][t] -> list of int."""
     return [
         [
             [token for s, n in zip(starts, lengths, strict=True) for token in row[s : s + n]]
             for starts, lengths in zip(tile_starts, tile_lengths, strict=True)
         ]
-        for row, tile_starts, tile_lengths in zip(order.tolist(), start.tolist(), length.tolist(), strict=True)
+        for row, tile_starts, tile_lengths in zip(permutation.tolist(), start.tolist(), length.tolist(), strict=True)
     ]
 
 
@@ -50,45 +50,45 @@ def lists(index, count):
 @pytest.mark.parametrize("capacity", [None, 1003], ids=["no-capacity", "capacity"])
 @pytest.mark.parametrize("sets, n, tiles, segments, share", SHAPES)
 def test_matches_plain_slicing(sets, n, tiles, segments, share, capacity, backend, device, poisoned):
-    order, start, length = inputs(sets, n, tiles, segments, share, device)
+    permutation, start, length = inputs(sets, n, tiles, segments, share, device)
     assert start.stride(1) == 0 or tiles == 1
-    index, count = pack_lists(order, start, length, capacity=capacity, backend=backend)
-    assert lists(index, count) == plain(order, start, length)
+    index, count = pack_lists(permutation, start, length, capacity=capacity, backend=backend)
+    assert lists(index, count) == plain(permutation, start, length)
     assert index.shape[2] == (capacity or count.max())
 
 
 def test_memory_order_does_not_matter(backend, device):
-    order, start, length = inputs(2, 111, 3, 7, 0.5, device)
-    expected = pack_lists(order, start, length, capacity=111, backend=backend)
-    turned = [x.mT.contiguous().mT for x in (order, start, length)]
+    permutation, start, length = inputs(2, 111, 3, 7, 0.5, device)
+    expected = pack_lists(permutation, start, length, capacity=111, backend=backend)
+    turned = [x.mT.contiguous().mT for x in (permutation, start, length)]
     assert lists(*pack_lists(*turned, capacity=111, backend=backend)) == lists(*expected)
 
 
 def test_all_segments_are_the_order_itself(backend, device):
-    order, start, length = inputs(2, 111, 3, 7, 1.0, device)
-    index, count = pack_lists(order, start, length, backend=backend)
-    assert (count == 111).all() and torch.equal(index, order.unsqueeze(1).expand(-1, 3, -1))
+    permutation, start, length = inputs(2, 111, 3, 7, 1.0, device)
+    index, count = pack_lists(permutation, start, length, backend=backend)
+    assert (count == 111).all() and torch.equal(index, permutation.unsqueeze(1).expand(-1, 3, -1))
 
 
 def test_segments_may_overlap_and_stand_in_any_order(backend, device):
-    order = torch.arange(20, device=device).int().flip(0).unsqueeze(0)
+    permutation = torch.arange(20, device=device).int().flip(0).unsqueeze(0)
     start, length = (torch.tensor([[x]], dtype=torch.int32, device=device) for x in ([10, 0, 12], [4, 2, 3]))
-    index, count = pack_lists(order, start, length, backend=backend)
+    index, count = pack_lists(permutation, start, length, backend=backend)
     assert lists(index, count) == [[[9, 8, 7, 6, 19, 18, 7, 6, 5]]]
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 130])
 def test_kept_segments_after_a_prefix(prefix, backend, device, poisoned):
     """As SVG2 asks: lengths that all tiles share, and a prefix (the text) that each list begins with but an empty one."""
-    order, start, length = inputs(2, 1000, 4, 70, 1.0, device)
+    permutation, start, length = inputs(2, 1000, 4, 70, 1.0, device)
     rng = torch.Generator().manual_seed(1)
-    kept = (torch.rand(2, 4, 70, generator=rng) < 0.3).to(device)
-    kept[:, 2] = False
+    segment_mask = (torch.rand(2, 4, 70, generator=rng) < 0.3).to(device)
+    segment_mask[:, 2] = False
     shared = length[:, :1].expand(-1, 4, -1)
-    arguments = {"kept": kept, "prefix": prefix, "capacity": 1000 + prefix, "backend": backend}
-    index, count = pack_lists(order, start, shared, **arguments)
-    expected = plain(order, start, shared * kept)
-    front = order[:, :prefix].tolist()
+    arguments = {"segment_mask": segment_mask, "prefix": prefix, "capacity": 1000 + prefix, "backend": backend}
+    index, count = pack_lists(permutation, start, shared, **arguments)
+    expected = plain(permutation, start, shared * segment_mask)
+    front = permutation[:, :prefix].tolist()
     assert lists(index, count) == [
         [head + tile if tile else [] for tile in row] for head, row in zip(front, expected, strict=True)
     ]
@@ -105,23 +105,23 @@ def test_two_runs_are_equal(backend, device):
 @given(lengths=st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_any_lengths(lengths, seed, backend, device):
     rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(40, generator=rng).int().view(1, -1).to(device)
+    permutation = torch.randperm(40, generator=rng).int().view(1, -1).to(device)
     length = torch.tensor([lengths], dtype=torch.int32, device=device)
     start = torch.randint(0, 31, length.shape, generator=rng, dtype=torch.int32).to(device)
-    assert lists(*pack_lists(order, start, length, capacity=40, backend=backend)) == plain(order, start, length)
+    assert lists(*pack_lists(permutation, start, length, capacity=40, backend=backend)) == plain(permutation, start, length)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=50))
 def test_sort_by_label(labels, device):
     given = torch.tensor(labels, dtype=torch.int32, device=device).view(1, 1, -1)
-    groups = sort_by_label(given, 7)
-    assert groups.labels is given and groups.size[0, 0].tolist() == [labels.count(label) for label in range(7)]
-    _, order, offsets = groups
-    assert order.dtype == offsets.dtype == torch.int32
-    order, offsets = order[0, 0].tolist(), offsets[0, 0].tolist()
+    assignment = sort_by_label(given, 7)
+    assert assignment.labels is given and assignment.cluster_sizes[0, 0].tolist() == [labels.count(label) for label in range(7)]
+    _, permutation, offsets = assignment
+    assert permutation.dtype == offsets.dtype == torch.int32
+    permutation, offsets = permutation[0, 0].tolist(), offsets[0, 0].tolist()
     for label in range(7):
-        members = order[offsets[label] : offsets[label + 1]]
+        members = permutation[offsets[label] : offsets[label + 1]]
         assert members == [token for token, its in enumerate(labels) if its == label]
 
 
@@ -131,9 +131,9 @@ def test_rejects_no_clusters():
 
 
 def test_rejects_bad_shapes(backend):
-    order, start, length = inputs(2, 111, 3, 7, 0.5, "cpu")
-    for arguments in [(order[:1], start, length), (order, start[:, :2], length), (order[0], start, length)]:
+    permutation, start, length = inputs(2, 111, 3, 7, 0.5, "cpu")
+    for arguments in [(permutation[:1], start, length), (permutation, start[:, :2], length), (permutation[0], start, length)]:
         with pytest.raises(ValueError, match=r"must be \[L, N\]"):
             pack_lists(*arguments, backend=backend)
-    with pytest.raises(ValueError, match=r"kept \(2, 3, 6\) must be \(2, 3, 7\)"):
-        pack_lists(order, start, length, kept=torch.ones(2, 3, 6, dtype=torch.bool), backend=backend)
+    with pytest.raises(ValueError, match=r"segment_mask \(2, 3, 6\) must be \(2, 3, 7\)"):
+        pack_lists(permutation, start, length, segment_mask=torch.ones(2, 3, 6, dtype=torch.bool), backend=backend)

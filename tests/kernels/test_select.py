@@ -29,11 +29,11 @@ def inputs(b, h, q_clusters, k_clusters, tiles, rows, device, sharpness=3.0, see
 
 
 def select(probs, row_labels, top_p, min_keep, backend):
-    """What is kept, of clusters with 1, 2, 3, ... keys; their number is looked at here."""
-    size = torch.arange(probs.shape[3], dtype=torch.int32, device=probs.device).expand(*probs.shape[:2], -1) + 1
-    kept, count = select_clusters(probs, row_labels, size, top_p, min_keep, backend=backend)
-    assert count.dtype == torch.int32 and torch.equal(count, (kept * size.unsqueeze(2)).sum(-1).int())
-    return kept
+    """What is cluster_mask, of clusters with 1, 2, 3, ... keys; their number is looked at here."""
+    cluster_sizes = torch.arange(probs.shape[3], dtype=torch.int32, device=probs.device).expand(*probs.shape[:2], -1) + 1
+    cluster_mask, count = select_clusters(probs, row_labels, cluster_sizes, top_p, min_keep, backend=backend)
+    assert count.dtype == torch.int32 and torch.equal(count, (cluster_mask * cluster_sizes.unsqueeze(2)).sum(-1).int())
+    return cluster_mask
 
 
 def masses(probs, row_labels):
@@ -57,18 +57,18 @@ def plain(mass, top_p, min_keep):
 @pytest.mark.parametrize("b, h, q_clusters, k_clusters, tiles, rows", SHAPES)
 def test_matches_float64(b, h, q_clusters, k_clusters, tiles, rows, top_p, min_keep, backend, device, poisoned):
     probs, row_labels = inputs(b, h, q_clusters, k_clusters, tiles, rows, device)
-    kept = select(probs, row_labels, top_p, min_keep, backend=backend)
-    assert kept.dtype == torch.bool and kept.shape == (b, h, tiles, k_clusters)
+    cluster_mask = select(probs, row_labels, top_p, min_keep, backend=backend)
+    assert cluster_mask.dtype == torch.bool and cluster_mask.shape == (b, h, tiles, k_clusters)
     expected, border = plain(masses(probs, row_labels), top_p, min_keep)
-    assert ((kept == expected) | border).all()
+    assert ((cluster_mask == expected) | border).all()
 
 
 def test_top_p_1_keeps_all_and_a_tile_without_rows_nothing(backend, device, poisoned):
     probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
     row_labels[:, 1, 0] = -1
     for top_p, min_keep in ((1.0, 0.0), (0.5, 1.0)):
-        kept = select(probs, row_labels, top_p, min_keep, backend=backend)
-        assert not kept[:, 1, 0].any() and kept[:, 0].all() and kept[:, 1, 1:].all()
+        cluster_mask = select(probs, row_labels, top_p, min_keep, backend=backend)
+        assert not cluster_mask[:, 1, 0].any() and cluster_mask[:, 0].all() and cluster_mask[:, 1, 1:].all()
     assert not select(probs, row_labels, 0.5, 0.0, backend=backend)[:, 1, 0].any()
 
 
@@ -77,27 +77,27 @@ def test_more_top_p_keeps_a_larger_set_of_more_mass(backend, device):
     mass = masses(probs, row_labels)
     last = torch.zeros_like(mass, dtype=torch.bool)
     for top_p in (0.1, 0.4, 0.7, 0.95):
-        kept = select(probs, row_labels, top_p, 0.0, backend=backend)
-        assert (kept >= last).all() and ((kept * mass).sum(-1) >= top_p - BORDER).all()
-        last = kept
+        cluster_mask = select(probs, row_labels, top_p, 0.0, backend=backend)
+        assert (cluster_mask >= last).all() and ((cluster_mask * mass).sum(-1) >= top_p - BORDER).all()
+        last = cluster_mask
 
 
 def test_equal_masses_go_by_number(backend, device):
     probs = torch.full((1, 1, 1, 64), 1 / 64, device=device)
     row_labels = torch.zeros(1, 1, 1, 16, dtype=torch.int32, device=device)
     for top_p, min_keep, number in ((0.25, 0.0, 16), (0.26, 0.0, 17), (0.01, 0.5, 32)):
-        kept = select(probs, row_labels, top_p, min_keep, backend=backend)
-        assert kept[0, 0, 0].nonzero().flatten().tolist() == list(range(number))
+        cluster_mask = select(probs, row_labels, top_p, min_keep, backend=backend)
+        assert cluster_mask[0, 0, 0].nonzero().flatten().tolist() == list(range(number))
 
 
 def test_min_keep_counts_where_one_cluster_holds_all(backend, device):
-    """A sharp head: the other masses underflow to 0, and must not all be kept with the last one that is needed."""
+    """A sharp head: the other masses underflow to 0, and must not all be cluster_mask with the last one that is needed."""
     probs = torch.zeros(1, 1, 1, 1100, device=device)
     probs[..., 1050] = 1
     row_labels = torch.zeros(1, 1, 1, 16, dtype=torch.int32, device=device)
     assert select(probs, row_labels, 0.9, 0.0, backend=backend)[0, 0, 0].nonzero().flatten().tolist() == [1050]
-    kept = select(probs, row_labels, 0.9, 0.01, backend=backend)
-    assert kept[0, 0, 0].nonzero().flatten().tolist() == [*range(10), 1050]
+    cluster_mask = select(probs, row_labels, 0.9, 0.01, backend=backend)
+    assert cluster_mask[0, 0, 0].nonzero().flatten().tolist() == [*range(10), 1050]
 
 
 def test_rows_count_by_their_number(backend, device):
@@ -122,18 +122,18 @@ def test_two_runs_are_equal(backend, device):
 
 
 def test_what_is_no_number_keeps_all(backend, device):
-    """So that it shows in the result, where nothing kept would be zeros."""
+    """So that it shows in the result, where nothing cluster_mask would be zeros."""
     probs, row_labels = inputs(1, 2, 9, 63, 3, 16, device)
     probs[0, 1] = float("nan")
-    kept = select(probs, row_labels, 0.5, 0.0, backend=backend)
-    assert kept[0, 1].all() and not kept[0, 0].all()
+    cluster_mask = select(probs, row_labels, 0.5, 0.0, backend=backend)
+    assert cluster_mask[0, 1].all() and not cluster_mask[0, 0].all()
 
 
 def test_rejects_bad_input(backend):
     probs, row_labels = inputs(1, 2, 9, 63, 3, 16, "cpu")
     with pytest.raises(ValueError, match="must be"):
         select(probs, row_labels[:, :1], 0.9, 0.1, backend=backend)
-    with pytest.raises(ValueError, match=r"size \(1, 2, 5\) must be \(1, 2, 63\)"):
+    with pytest.raises(ValueError, match=r"cluster_sizes \(1, 2, 5\) must be \(1, 2, 63\)"):
         select_clusters(probs, row_labels, torch.ones(1, 2, 5, dtype=torch.int32), 0.9, 0.1, backend=backend)
     for top_p, min_keep in ((0.0, 0.1), (1.1, 0.1), (0.9, -0.1), (0.9, 1.1)):
         with pytest.raises(ValueError, match="top_p="):

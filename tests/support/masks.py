@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from sparse_videogen.kernels.gather_attention import Plan, Tail
+from sparse_videogen.kernels.plan import Plan, Tail
 from sparse_videogen.svg_core import VideoLayout
 from torch import Tensor
 
@@ -21,22 +21,24 @@ def joined(planned) -> Plan:
     tail = None
     if parts[0].tail is not None:
         terms = {name: [getattr(plan.tail, name) for plan in parts] for name in vars(parts[0].tail)}
-        kept = torch.cat(terms.pop("kept"))
-        shape = planned.set_of_head.shape
+        cluster_mask = torch.cat(terms.pop("cluster_mask"))
+        shape = planned.list_of_head.shape
         by_head = {name: None if x[0] is None else torch.cat([y[0] for y in x]) for name, x in terms.items()}
-        tail = Tail(**{name: x if x is None else x.unflatten(0, shape) for name, x in by_head.items()}, kept=kept)
-    return Plan(planned.set_of_head, rows, lists, counts, tail)
+        tail = Tail(
+            **{name: x if x is None else x.unflatten(0, shape) for name, x in by_head.items()}, cluster_mask=cluster_mask
+        )
+    return Plan(planned.list_of_head, rows, lists, counts, tail)
 
 
 def plan_mask(plans: list, tokens: int) -> Tensor:
     """[B, H, N, N] bool: query row n reads key m. Fails if a row is in two tiles or none, or a key twice in a list."""
-    b, h = plans[0].set_of_head.shape
+    b, h = plans[0].list_of_head.shape
     mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool)
     for i in range(b):
         for j in range(h):
             seen = []
             for plan, t in ((part, t) for part in plans for t in range(part.query_index.shape[1])):
-                s = int(plan.set_of_head[i, j])
+                s = int(plan.list_of_head[i, j])
                 rows = plan.query_index[s, t]
                 rows = rows[rows >= 0].long()
                 keys = plan.key_index[s, t, : plan.key_count[s, t]].long()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from precision import product_eps
 from scene import video_qkv
 from sparse_videogen.kernels import failures
-from sparse_videogen.kernels.gather_attention import tile_rows
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, attention, sparse_attention, svg2
+from sparse_videogen.svg_core import Call, SparseState, SVG2Config, SVGConfig, VideoLayout, attention, sparse_attention
+from sparse_videogen.svg_core.clusters import ClusterState
 from sparse_videogen.svg_core.svg2 import list_bytes
 from sparse_videogen.svg_core.tiles import read_mask
 
@@ -166,15 +166,15 @@ def test_kept_is_the_share_of_clusters_that_tiles_read():
     cut = {"q_clusters": 10, "k_clusters": 20, "tile_cut": "cluster"}
     for config, expected in ((SVG2Config(top_p=1.0, **cut), 1.0), (SVG2Config(top_p=1e-6, min_keep=0.15, **cut), 0.15)):
         _, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT)
-        torch.testing.assert_close(stats.kept, torch.full((1, 2), expected))
-    assert sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)[1].kept is None
+        torch.testing.assert_close(stats.kept_fraction, torch.full((1, 2), expected))
+    assert sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)[1].kept_fraction is None
 
 
 def test_fewer_heads_at_a_time_change_nothing():
     q, k, v = video_qkv(4, 9, 7, heads=5, head_dim=64, text=9)
     call = {"config": SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), "layout": LAYOUT}
     whole, stats = sparse_attention(q, k, v, **call)
-    for workspace_bytes in (1, 2 * list_bytes(call["config"], LAYOUT, tile_rows(64, q.device, q.dtype))):
+    for workspace_bytes in (1, 2 * list_bytes(Call.of(q, **call))):
         split, same = sparse_attention(q, k, v, **call, workspace_bytes=workspace_bytes)
         assert torch.equal(whole, split) and torch.equal(stats.density, same.density)
 
@@ -202,7 +202,7 @@ def test_a_state_of_another_device_is_not_used():
     expected, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
     state = SparseState()
     elsewhere = [torch.empty(1, 2, n, 64, device="meta") for n in (10, 20)]
-    state.put(0, svg2.Memory(*elsewhere, None, None, LAYOUT.video_tokens, 3, 1))
+    state.put(0, ClusterState(*elsewhere, None, None, LAYOUT.video_tokens, 3, 1))
     out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=state, key=0)
     assert torch.equal(out, expected) and state.get(0).q_mean.device == q.device
 
@@ -242,6 +242,12 @@ def test_rejects_cross_attention(make_qkv):
         sparse_attention(q, k[:, :, :77], v, config=SVGConfig(), layout=LAYOUT)
 
 
+def test_rejects_a_head_dim_without_kernels(make_qkv):
+    q, k, v = make_qkv(LAYOUT, head_dim=96)
+    with pytest.raises(ValueError, match=r"head_dim 96 must be one of \(64, 128\)"):
+        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)
+
+
 def test_rejects_an_unknown_backend(make_qkv):
     q, k, v = make_qkv(LAYOUT)
     with pytest.raises(ValueError, match="backend='cuda'"):
@@ -251,7 +257,7 @@ def test_rejects_an_unknown_backend(make_qkv):
 def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*or choose backend 'auto' or 'torch'"):
+    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*or choose backend 'torch'"):
         sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")
 
 

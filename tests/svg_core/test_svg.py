@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import any_layout, assert_exact, joined, plan_mask, text_rows
 from scene import video_qkv
-from sparse_videogen.kernels.gather_attention import Plan, gather_attention
-from sparse_videogen.svg_core import SparseState, SVGConfig, VideoLayout
+from sparse_videogen.kernels.gather_attention import gather_attention
+from sparse_videogen.kernels.plan import Plan
+from sparse_videogen.svg_core import Call, SparseState, SVGConfig, VideoLayout
 from sparse_videogen.svg_core.svg import SPATIAL, TEMPORAL, Band, build_patterns, plan
 from sparse_videogen.svg_core.tiles import read_mask, text_plan
 
@@ -43,11 +44,16 @@ def naive_mask(layout: VideoLayout, pattern: int, half_width: int, block_m: int,
     return mask
 
 
-OPTIONS = {"sm_scale": 0.125, "block_m": 16, "backend": "torch", "workspace_bytes": 1 << 20}
+def call_of(config, layout, block_m=16):
+    return Call(config, layout, 0.125, block_m, "torch")
+
+
+def plan_of_text(config, layout, block_m):
+    return joined(text_plan(call_of(config, layout, block_m), torch.empty(1, 1, layout.tokens, 64), SparseState()))
 
 
 def plan_of_pattern(config, layout, pattern, block_m):
-    patterns = build_patterns(config, layout, block_m, torch.device("cpu"), SparseState())
+    patterns = build_patterns(call_of(config, layout, block_m), torch.device("cpu"), SparseState())
     sets = torch.full((1, 1), pattern, dtype=torch.int32)
     return Plan(sets, patterns.query_index, patterns.key_index, patterns.key_count), patterns
 
@@ -58,7 +64,7 @@ def plan_of_pattern(config, layout, pattern, block_m):
 def test_matches_masked_attention(layout, pattern, first_frame, make_qkv):
     config, block_m = SVGConfig(sparsity=0.6, first_frame=first_frame), 16
     made, patterns = plan_of_pattern(config, layout, pattern, block_m)
-    text = joined(text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState()))
+    text = plan_of_text(config, layout, block_m)
     stride = 1 if pattern == SPATIAL else layout.frames
     mask = naive_mask(layout, pattern, Band(config, layout, block_m, stride).half_width, block_m, first_frame)
     assert torch.equal(plan_mask([made, text], layout.tokens)[0, 0], mask)
@@ -85,7 +91,7 @@ def test_any_layout_gives_a_sound_plan(layout, config, block_m):
     text, read = text_rows(layout), read_mask(layout, torch.device("cpu"), SparseState())
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(config, layout, pattern, block_m)
-        plans = [made, joined(text_plan(layout, (1, 1), block_m, torch.device("cpu"), SparseState()))]
+        plans = [made, plan_of_text(config, layout, block_m)]
         mask = plan_mask(plans, layout.tokens)[0, 0]  # every row in one tile, no key twice
         assert mask[text][:, read].all() and mask[:, text & read].all() and not mask[:, ~read].any()
         assert mask.diagonal()[~text].all()
@@ -96,7 +102,7 @@ def test_sparsity_zero_reads_everything():
     layout = VideoLayout(3, 5, 5, text_after=4)
     for pattern in (SPATIAL, TEMPORAL):
         made, _ = plan_of_pattern(SVGConfig(sparsity=0), layout, pattern, 16)
-        assert plan_mask([made, joined(text_plan(layout, (1, 1), 16, torch.device("cpu"), SparseState()))], layout.tokens).all()
+        assert plan_mask([made, plan_of_text(SVGConfig(sparsity=0), layout, 16)], layout.tokens).all()
 
 
 def test_profiling_finds_each_heads_pattern():
@@ -109,15 +115,15 @@ def test_profiling_finds_each_heads_pattern():
     x = torch.stack([by_frame.flatten(0, 1), by_place.flatten(0, 1)]).unsqueeze(0) * 1.5
     v = torch.randn(x.shape, generator=rng)
     config = SVGConfig(sparsity=0.6, first_frame=False)
-    made = joined(plan(x, x, v, config, layout, SparseState(), None, **OPTIONS))
-    assert made.set_of_head.tolist() == [[SPATIAL, TEMPORAL]]
+    made = joined(plan(x, x, v, call_of(config, layout), SparseState(), None))
+    assert made.list_of_head.tolist() == [[SPATIAL, TEMPORAL]]
 
 
 def test_patterns_are_built_once_a_layout():
     layout, config, state = VideoLayout(4, 6, 6), SVGConfig(), SparseState()
     q, k, v = video_qkv(4, 6, 6, heads=2, head_dim=64)
     for _ in range(2):
-        plan(q, k, v, config, layout, state, "a", **OPTIONS)
+        plan(q, k, v, call_of(config, layout), state, "a")
     assert len(state) == 1
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from masks import any_layout, assert_exact, joined, masked_attention, plan_mask, text_rows
 from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import gather_attention
-from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
-from sparse_videogen.svg_core.svg2 import plan, update_clusters
+from sparse_videogen.svg_core import Call, SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
+from sparse_videogen.svg_core.clusters import update_clusters
+from sparse_videogen.svg_core.svg2 import plan
 from sparse_videogen.svg_core.tiles import read_mask, text_plan
 
 PAPER = {"tile_cut": "cluster", "tail": "off"}
@@ -20,30 +21,30 @@ PAPER = {"tile_cut": "cluster", "tail": "off"}
 
 def make_plan(q, k, v, config, layout, block_m=16):
     """The plan of all heads, the text's, and the clusters it was made from."""
-    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": block_m, "backend": "torch", "workspace_bytes": 1 << 30}
-    video = plan(q, k, v, config, layout, SparseState(), 0, **options)
+    call = Call(config, layout, q.shape[-1] ** -0.5, block_m, "torch")
+    video = plan(q, k, v, call, SparseState(), 0)
     made = joined(video)
     assert torch.equal(made.pairs(), video.pairs())
-    lists = (made.set_of_head, made.query_index, made.key_index, made.key_count, video.rows, video.key_count)
+    lists = (made.list_of_head, made.query_index, made.key_index, made.key_count, video.rows, video.key_count)
     assert {x.dtype for x in lists} == {torch.int32}  # another type would compile another kernel
-    clusters, _ = update_clusters(q, k, config, layout, None, final=True, backend="torch")
-    return made, joined(text_plan(layout, q.shape[:2], block_m, q.device, SparseState())), clusters
+    clusters, _ = update_clusters(q, k, call, None, final=True)
+    return made, joined(text_plan(call, q, SparseState())), clusters
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
     """[N, N] bool, tile by tile, from labels alone: means, sizes, mixture of the rows' distributions, top-p."""
     q, k = q[batch, head, layout.video], k[batch, head, layout.video]
     q_labels, k_labels = clusters.queries.labels[batch, head].long(), clusters.keys.labels[batch, head].long()
-    n_k = clusters.keys.size.shape[2]
+    n_k = clusters.keys.cluster_sizes.shape[2]
     used = [c for c in range(n_k) if (k_labels == c).any()]
-    score = torch.full((clusters.queries.size.shape[2], n_k), -math.inf)
+    score = torch.full((clusters.queries.cluster_sizes.shape[2], n_k), -math.inf)
     for a in q_labels.unique().tolist():
         for c in used:
             logit = q[q_labels == a].mean(0) @ k[k_labels == c].mean(0) * q.shape[-1] ** -0.5
             score[a, c] = logit + math.log((k_labels == c).sum())
     probs = score.softmax(-1)
     mask = torch.ones(layout.tokens, layout.tokens, dtype=torch.bool)
-    for rows in made.query_index[head + batch * made.set_of_head.shape[1]]:
+    for rows in made.query_index[head + batch * made.list_of_head.shape[1]]:
         rows = rows[rows >= 0].long() - layout.text_before
         mass = probs[q_labels[rows]].mean(0)
         keep, total = set(), 0.0
@@ -168,7 +169,7 @@ def test_recluster_every_keeps_labels_and_refreshes_centroids():
     last, calls = None, []
     for step in range(4):
         q, k, _ = video_qkv(4, 8, 8, heads=1, head_dim=64, seed=step)
-        clusters, last = update_clusters(q, k, config, layout, last, final=True, backend="torch")
+        clusters, last = update_clusters(q, k, Call.of(q, config, layout), last, final=True)
         calls.append(clusters)
         assert (last.k_labels is None) == (step == 2)  # nothing that the next call does not read
     labels = [call.keys.labels for call in calls]

@@ -1,20 +1,17 @@
-"""sample_rows in plain torch."""
+"""exact_rows in plain torch."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from . import Windows
+from . import Windows
 
 # Scores of one group of heads: 32 M float32 are 128 MB.
 MAX_SCORES = 1 << 25
 
 
-def sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None) -> Tensor:
+def exact_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None) -> Tensor:
     """See the contract; float32, a few heads at a time."""
     b, h, _, d = q.shape
     sampled = q.index_select(2, rows)

@@ -1,4 +1,4 @@
-"""sample_rows: exact attention of a few query rows, for SVG's profiling and for the measured error."""
+"""exact_rows: exact attention of a few query rows, for SVG's profiling and for the measured error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Windows(NamedTuple):
         return (rank < self.prefix.view(-1, 1, 1)) | ((rank >= begin) & (rank < end))
 
 
-def sample_rows(
+def exact_rows(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -57,10 +57,10 @@ def sample_rows(
         ValueError: shapes do not fit together.
     """
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"sample_rows: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be [B, H, N, D]")
+        raise ValueError(f"exact_rows: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be [B, H, N, D]")
     if windows is not None:
         patterns = windows.rank.shape[0]
         expected = (patterns, k.shape[2]), (patterns,), *((patterns, rows.shape[0]),) * 2
         if tuple(tuple(x.shape) for x in windows) != expected:
-            raise ValueError(f"sample_rows: windows {[tuple(x.shape) for x in windows]} must be {list(expected)}")
-    return run("sample_rows", "sample_rows", backend, q, k, v, rows, sm_scale, windows)
+            raise ValueError(f"exact_rows: windows {[tuple(x.shape) for x in windows]} must be {list(expected)}")
+    return run("exact_rows", "exact_rows", backend, q, k, v, rows, sm_scale, windows)

@@ -1,9 +1,8 @@
-"""sample_rows in Triton: few rows and many keys, so the keys are split among programs and the parts are merged."""
+"""exact_rows in Triton: few rows and many keys, so the keys are split among programs and the parts are merged."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from ..rows import token_rows
 from ..tile_configs import tile_config
-
-if TYPE_CHECKING:
-    from . import Windows
+from . import Windows
 
 # Keys are split until there are so many programs (an H100 runs 264 or more at a time), or so few keys a program.
 PROGRAMS = 1024
@@ -28,7 +25,7 @@ VARYING = [
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _sample_rows_kernel(
+def _exact_rows_kernel(
     q_ptr, k_ptr, v_ptr,  # [B, H, N, D], strides in rows of D
     rows_ptr,  # [S] int32 or int64
     rank_ptr,  # [P, N] int32
@@ -95,10 +92,10 @@ def _sample_rows_kernel(
     tl.store(sum_ptr + part, l_i, mask=valid_m)
 
 
-def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None) -> Tensor:
+def launch_exact_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: float, windows: Windows | None) -> Tensor:
     """See the contract."""
     (b, h, _, d), n_keys, n_rows = q.shape, k.shape[2], rows.shape[0]
-    config = tile_config("sample_rows", d, q.device, q.dtype)
+    config = tile_config("exact_rows", d, q.device, q.dtype)
     n_patterns = 1 if windows is None else 1 + windows.rank.shape[0]
     blocks = triton.cdiv(n_rows, config.block_m) * n_patterns
     splits = max(1, min(triton.cdiv(PROGRAMS, blocks * b * h), n_keys // MIN_KEYS))
@@ -108,7 +105,7 @@ def launch_sample_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, sm_scale: 
     maximum = torch.empty(acc.shape[:-1], dtype=torch.float32, device=q.device)
     total = torch.empty_like(maximum)
     (q, q_strides), (k, k_strides), (v, v_strides) = token_rows(q), token_rows(k), token_rows(v)
-    _sample_rows_kernel[(blocks, splits, b * h)](
+    _exact_rows_kernel[(blocks, splits, b * h)](
         q, k, v, rows.contiguous(), *((rows,) * 4 if windows is None else (x.contiguous() for x in windows)),
         acc, maximum, total,
         sm_scale * math.log2(math.e), h, n_rows, n_keys, keys_per_split, n_patterns,

@@ -1,4 +1,4 @@
-"""sample_rows: a few rows of attention against float64."""
+"""exact_rows: a few rows of attention against float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as F
-from sparse_videogen.kernels.sample_rows import Windows, sample_rows
+from sparse_videogen.kernels.exact_rows import Windows, exact_rows
 
 # B, H, N, S, P, D; every second pattern's rows read keys from the last third only.
 SHAPES = [
@@ -38,7 +38,7 @@ def inputs(b, h, n, s, p, d, dtype, device, seed=0):
 
 def split_keys(monkeypatch, keys_per_program=96):
     """Makes small inputs take the way of large ones: several programs, each with some of the keys."""
-    kernel = importlib.import_module("sparse_videogen.kernels.sample_rows.triton_kernel")
+    kernel = importlib.import_module("sparse_videogen.kernels.exact_rows.triton_kernel")
     monkeypatch.setattr(kernel, "MIN_KEYS", keys_per_program)
 
 
@@ -56,7 +56,7 @@ def test_matches_float64(b, h, n, s, p, d, dtype, backend, device, multiplies, p
     if backend == "triton":
         split_keys(monkeypatch)
     arguments = q, k, v, rows, windows = inputs(b, h, n, s, p, d, dtype, device)
-    out = sample_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
+    out = exact_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
     assert out.dtype == torch.float32 and out.shape == (b, h, 1 + p, s, d)
     exact = attention(*arguments[:4], 0.2, windows, torch.float64)
     torch_error = (attention(*arguments[:4], 0.2, windows, dtype).double() - exact).abs().max()
@@ -65,9 +65,9 @@ def test_matches_float64(b, h, n, s, p, d, dtype, backend, device, multiplies, p
 
 def test_memory_order_does_not_matter(view, backend, device):
     q, k, v, rows, windows = inputs(2, 3, 63, 20, 1, 64, torch.float16, device)
-    expected = sample_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
+    expected = exact_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
     turned = Windows(*(x.mT.contiguous().mT if x.ndim > 1 else x for x in windows))
-    turned = sample_rows(view(q), view(k), view(v), rows, sm_scale=0.2, windows=turned, backend=backend)
+    turned = exact_rows(view(q), view(k), view(v), rows, sm_scale=0.2, windows=turned, backend=backend)
     torch.testing.assert_close(turned, expected, atol=FLOOR, rtol=0)
 
 
@@ -75,9 +75,9 @@ def test_splits_do_not_matter(backend, device, monkeypatch):
     if backend != "triton":
         pytest.skip("torch does not split the keys")
     q, k, v, rows, windows = inputs(1, 1, 1000, 20, 1, 64, torch.float32, device)
-    whole = sample_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
+    whole = exact_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
     split_keys(monkeypatch)
-    parts = sample_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
+    parts = exact_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
     assert not torch.equal(parts, whole)  # other sums
     torch.testing.assert_close(parts, whole, atol=FLOOR, rtol=0)
 
@@ -86,9 +86,9 @@ def test_windows_that_hold_all_change_nothing(backend, device):
     q, k, v, rows, windows = inputs(1, 2, 111, 20, 2, 64, torch.float16, device)
     prefix = torch.tensor([111, 0], dtype=torch.int32, device=device)
     whole = windows._replace(prefix=prefix, begin=0 * windows.begin, end=0 * windows.end + 111)
-    out = sample_rows(q, k, v, rows, sm_scale=0.2, windows=whole, backend=backend)
+    out = exact_rows(q, k, v, rows, sm_scale=0.2, windows=whole, backend=backend)
     assert torch.equal(out[:, :, 1], out[:, :, 0]) and torch.equal(out[:, :, 2], out[:, :, 0])
-    assert torch.equal(sample_rows(q, k, v, rows, sm_scale=0.2, backend=backend), out[:, :, :1])
+    assert torch.equal(exact_rows(q, k, v, rows, sm_scale=0.2, backend=backend), out[:, :, :1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -100,13 +100,13 @@ def test_a_single_allowed_key_gives_its_value(dtype, backend, device, monkeypatc
     keys = torch.arange(20, dtype=torch.int32, device=device) * 37
     every = torch.arange(1000, dtype=torch.int32, device=device)
     one = Windows(every.unsqueeze(0), every[:1], keys.unsqueeze(0), keys.unsqueeze(0) + 1)
-    out = sample_rows(q, k, v, rows, sm_scale=0.2, windows=one, backend=backend)
+    out = exact_rows(q, k, v, rows, sm_scale=0.2, windows=one, backend=backend)
     assert torch.equal(out[:, :, 1], v.index_select(2, keys).float())
 
 
 def test_logits_out_of_reach_of_exp(backend, device):
     q, k, v, rows, windows = inputs(1, 1, 111, 20, 1, 64, torch.float32, device)
-    out = sample_rows(100 * q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
+    out = exact_rows(100 * q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend)
     exact = attention(100 * q, k, v, rows, 0.2, windows, torch.float64)
     # Logits of some hundreds carry an absolute rounding of 1e-4, and so do the weights.
     torch.testing.assert_close(out.double(), exact, atol=1e-3, rtol=0)
@@ -114,13 +114,13 @@ def test_logits_out_of_reach_of_exp(backend, device):
 
 def test_rows_of_either_integer_type(backend, device):
     q, k, v, rows, _ = inputs(1, 1, 63, 20, 0, 64, torch.float32, device)
-    first, second = (sample_rows(q, k, v, x, sm_scale=0.2, backend=backend) for x in (rows, rows.int()))
+    first, second = (exact_rows(q, k, v, x, sm_scale=0.2, backend=backend) for x in (rows, rows.int()))
     assert torch.equal(first, second)
 
 
 def test_two_runs_are_equal(backend, device):
     q, k, v, rows, windows = inputs(1, 2, 111, 20, 1, 64, torch.float32, device)
-    first, second = (sample_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend) for _ in range(2))
+    first, second = (exact_rows(q, k, v, rows, sm_scale=0.2, windows=windows, backend=backend) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -128,7 +128,7 @@ def test_rejects_bad_shapes(backend):
     q, k, v, rows, windows = inputs(1, 2, 63, 20, 1, 64, torch.float32, "cpu")
     for arguments in [(q[:, :1], k, v), (q[0], k, v), (q, k, v[:, :, 1:]), (q[..., 1:], k, v)]:
         with pytest.raises(ValueError, match="must be"):
-            sample_rows(*arguments, rows, sm_scale=0.2, backend=backend)
+            exact_rows(*arguments, rows, sm_scale=0.2, backend=backend)
     for wrong in (windows._replace(rank=windows.rank[:, 1:]), windows._replace(end=windows.end[:, 1:])):
         with pytest.raises(ValueError, match=r"windows .* must be \[\(1, 63\), \(1,\), \(1, 20\), \(1, 20\)\]"):
-            sample_rows(q, k, v, rows, sm_scale=0.2, windows=wrong, backend=backend)
+            exact_rows(q, k, v, rows, sm_scale=0.2, windows=wrong, backend=backend)

@@ -1,0 +1,47 @@
+"""What a planner is told of an attention call beside q, k and v."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..kernels import choose_backend
+from ..kernels.gather_attention import tile_rows
+from .config import SVG2Config, SVGConfig
+from .layout import VideoLayout
+
+WORKSPACE_BYTES = 384 << 20
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention call.
+
+    Attributes:
+        config: which method, and its settings.
+        layout: where the video's tokens stand in the sequence.
+        sm_scale: softmax scale.
+        block_m: M, the query rows of a tile.
+        backend: "triton" or "torch".
+        workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
+    """
+
+    config: SVGConfig | SVG2Config
+    layout: VideoLayout
+    sm_scale: float
+    block_m: int
+    backend: str
+    workspace_bytes: int = WORKSPACE_BYTES
+
+    @classmethod
+    def of(cls, q: Tensor, config, layout, *, sm_scale=None, backend="auto", workspace_bytes=WORKSPACE_BYTES) -> Call:
+        """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto".
+
+        Raises:
+            RuntimeError: the backend cannot run here.
+        """
+        head_dim = q.shape[3]
+        sm_scale = head_dim**-0.5 if sm_scale is None else sm_scale
+        backend = choose_backend(backend, q.device, q.dtype, head_dim)
+        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), backend, workspace_bytes)
