@@ -8,24 +8,26 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..svg_core import SVG2Config, sparse_attention, warm_up
-from ..svg_core.memory import can_split
+from ..svg_core import Call, sparse_attention, warm_up
 from . import host
 from .forward import VideoCall
+from .reasons import Reason, StayDense
 from .run import Run
 
 
-def attend(run: Run, call: VideoCall, dense: Callable[[], Tensor]) -> Tensor:
-    """The result of a call: sparse, or `dense()` with its reason counted."""
-    if call.reason is None:
+def attend(run: Run, call: VideoCall, schedule_reason: Reason | None) -> Tensor:
+    """The sparse result of a call.
+
+    Raises:
+        StayDense: by the schedule, or after an error.
+    """
+    if schedule_reason is None:
         out = _guarded(run, call, _sparse)
         if out is not None:
             return out
-    elif call.reason.startswith("start_percent:") and run.goes_sparse and isinstance(run.settings.config, SVG2Config):
+    elif schedule_reason.label == "start_percent" and run.goes_sparse and run.settings.planner.WARMS_UP:
         _guarded(run, call, _warm_up)
-    run.count_dense(call.reason or run.failure, call.layer)
-    with run.record.timed("dense", call.q.device):
-        return dense()
+    raise StayDense(schedule_reason or run.failure, call.layer)
 
 
 def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor | None]) -> Tensor | None:
@@ -38,7 +40,7 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
             if not host.is_out_of_memory(error):
                 run.fail(error)
-            elif not can_split(run.settings.config, call.layouts[0], call.q, run.on(call.q.device).workspace_bytes):
+            elif not run.settings.planner.can_split(_core_call(run, call)):
                 run.fail(error, "out_of_memory")
         if run.failure is None:  # beyond the handler, which holds on to the failed call's tensors
             run.halve_workspace(call.q.device)
@@ -48,7 +50,9 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
 
 def _sparse(run: Run, call: VideoCall) -> Tensor:
     """The sparse result of a call, counted."""
-    _note_clamped_clusters(run, call)
+    remark = run.settings.planner.note(_core_call(run, call))
+    if remark is not None:
+        run.say_once(remark)
     options = {"sm_scale": call.sm_scale, "measure_error": True, "max_error": run.settings.max_error}
     options["workspace_bytes"] = run.on(call.q.device).workspace_bytes
     elements = _elements(run, call)
@@ -75,11 +79,7 @@ def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
         yield q, k, v, {**common, "layout": layout, "key": (call.key, i)}
 
 
-def _note_clamped_clusters(run: Run, call: VideoCall) -> None:
-    """Says once a run that fewer clusters than asked for are made, where the video has no more tokens."""
-    config, tokens = run.settings.config, call.layouts[0].video_tokens
-    if isinstance(config, SVG2Config) and max(config.q_clusters, config.k_clusters) > tokens:
-        run.say_once(
-            f"q_clusters={config.q_clusters}, k_clusters={config.k_clusters}: more clusters than the {tokens} tokens "
-            f"of this video; {tokens} at most are made"
-        )
+def _core_call(run: Run, call: VideoCall) -> Call:
+    """The core's description of the call's first layout."""
+    settings, workspace = run.settings, run.on(call.q.device).workspace_bytes
+    return Call.of(call.q, settings.config, call.layouts[0], backend=settings.backend, workspace_bytes=workspace)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..svg_core import VideoLayout
+from .reasons import Reason, StayDense
 
 # (diffusion model, arguments of its forward by name, tokens beyond the grid) -> how many of these stand before the
 # video, the others after it; None if not understood.
@@ -31,7 +32,7 @@ class Family:
         others: attention of another kind, which may be as long as the video's own; None if not known.
         heads: of a diffusion model, how many it has and their size.
         blocks: attributes of the diffusion model that hold its attention blocks.
-        joins: tokens beyond the grid that make whole frames count as frames of the video.
+        surplus_is_frames: tokens beyond the grid that make whole frames count as frames of the video.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Family:
     others: OtherCalls | None
     heads: Callable[[nn.Module], tuple[int, int]]
     blocks: tuple[str, ...] = ("blocks", "vace_blocks")
-    joins: bool = False
+    surplus_is_frames: bool = False
 
 
 def _wan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
@@ -166,12 +167,15 @@ def forward_grid(diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout 
     return video_grid(diffusion_model, size)
 
 
-def place(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, tokens: int) -> VideoLayout | str:
-    """The layout of a self-attention call over `tokens` tokens, or why it is not understood.
+def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, tokens: int) -> VideoLayout:
+    """The layout of a self-attention call over `tokens` tokens.
 
     Args:
         arguments: of the forward, by name.
         grid: the video's.
+
+    Raises:
+        StayDense: what the tokens beyond the grid are is not known.
     """
     surplus = tokens - grid.video_tokens
     if surplus == 0:
@@ -179,8 +183,8 @@ def place(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayou
     before = family.tokens_before(model, arguments, surplus) if surplus > 0 else None
     if before is None:
         size = f"{tokens} tokens, the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
-        return f"layout: {size}, and what the others are is not known for {family.name}"
-    if family.joins and surplus % grid.frame_tokens == 0:
+        raise StayDense(Reason("layout", f"{size}, and what the others are is not known for {family.name}"))
+    if family.surplus_is_frames and surplus % grid.frame_tokens == 0:
         return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
     return replace(grid, text_before=before, text_after=surplus - before)
 
@@ -196,6 +200,15 @@ class AttentionShape(NamedTuple):
 def layers(family: Family, model: nn.Module) -> int:
     """How many layers of self-attention the model has, 0 if it is of no known family."""
     return sum(len(getattr(model, name, ())) for name in family.blocks)
+
+
+def layer_of(family: Family, model: nn.Module, options: Mapping) -> int | None:
+    """Position among the model's layers of the one that a call comes from; None where the host's options do not tell."""
+    if "block_index" not in options:
+        return None
+    kinds, kind = family.blocks, f"{options.get('block_type')}_blocks"
+    before = kinds[: kinds.index(kind)] if kind in kinds else ()
+    return sum(len(getattr(model, name)) for name in before) + options["block_index"]
 
 
 def attention_shape(family: Family, model: nn.Module) -> AttentionShape | None:

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from ..kernels import triton_obstacle
+from ..kernels import backend_status
+from ..kernels.gather_attention import HEAD_DIMS
 from ..svg_core import VideoLayout
-from .families import Family, forward_grid, place, text_tokens
+from .families import Family, forward_grid, layer_of, text_tokens, token_layout
 from .masks import mask_text, masked_keys
+from .reasons import Reason, StayDense
 from .run import Run
 from .settings import describe_blocks
-
-HEAD_DIMS = (64, 128)
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class VideoCall:
         skip_output_reshape: the caller wants [B, H, N, D] back instead of [B, N, H * D].
         layer: position among the model's attention blocks.
         key: the same in every step, and no other call's.
-        layouts: of the tokens, one for the whole batch or one for each element; empty if not understood.
-        reason: why the call stays dense, as "label: explanation", or None.
+        layouts: of the tokens, one for the whole batch or one for each element.
     """
 
     q: Tensor
@@ -40,11 +39,10 @@ class VideoCall:
     layer: int
     key: Hashable
     layouts: list[VideoLayout]
-    reason: str | None
 
     def result(self, out: Tensor) -> Tensor:
         """out [B, H, N, D] in the shape that the caller wants."""
-        return out if self.skip_output_reshape else out.transpose(1, 2).flatten(2)
+        return out if self.skip_output_reshape else rearrange(out, "b h n d -> b n (h d)")
 
 
 class Forward:
@@ -52,6 +50,7 @@ class Forward:
 
     Attributes:
         run: the sampling run that it belongs to.
+        schedule_reason: why all calls stay dense at this place in the schedule, or None.
         inside: the host's own attention is being called; overrides that lead back here pass it on.
     """
 
@@ -69,23 +68,40 @@ class Forward:
         self._alike: Counter[Hashable] = Counter()  # calls that may or may not be the video's
         self._mask: Tensor | None = None
 
-    def video_call(
-        self, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
-    ) -> VideoCall | None:
+    def video_call(self, *args, **kwargs) -> VideoCall | None:
         """From the arguments of the host's `optimized_attention`; None if it is not the video's own.
 
         Those others are cross-attention, text refiners and the like.
+
+        Raises:
+            StayDense: it is the video's, but cannot be sparse, or has an argument that no host was seen to pass.
         """
+        try:
+            return self._video_call(*args, **kwargs)
+        except StayDense:
+            raise
+        except Exception as error:
+            raise StayDense(self.run.fail(error)) from error
+
+    def _video_call(
+        self, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
+    ) -> VideoCall | None:
         options = kwargs["transformer_options"]
         if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        if self.grid is None or not self._is_self_attention(q.shape[2], k.shape[2], options):
+            q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+        rows, tokens = q.shape[2], k.shape[2]
+        if self.grid is None or not self._is_self_attention(rows, tokens, options):
             return None
-        layer, key = self._place(options, q)
-        layouts = self._layouts(q.shape[2], k.shape[2], mask, options)
-        reason = layouts if isinstance(layouts, str) else self._dense_reason(q, k, v, layer)
-        layouts = [] if isinstance(layouts, str) else layouts
-        return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts, reason)
+        layer = layer_of(self.family, self.diffusion_model, options)
+        layer = self.calls if layer is None else layer  # by counting
+        self._calls[layer] += 1
+        try:
+            layouts = self._layouts(rows, tokens, mask, options)
+            self._check(q, k, v, layer)
+        except StayDense as stay:
+            raise StayDense(stay.reason, layer) from None
+        key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
+        return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts)
 
     def _is_self_attention(self, rows: int, keys: int, options: dict) -> bool:
         """Whether a call is the video's own attention, and not that of a text which happens to be as long.
@@ -111,50 +127,45 @@ class Forward:
         """Self-attention calls of the video so far."""
         return self._calls.total()
 
-    def _place(self, options: dict, q: Tensor) -> tuple[int, Hashable]:
-        """The call's layer and key."""
-        layer = self._layer(options)
-        self._calls[layer] += 1
-        return layer, (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
-
-    def _layer(self, options: dict) -> int:
-        """Position among the model's blocks; by counting where the host does not tell."""
-        if "block_index" not in options:
-            return self.calls
-        before = len(self.diffusion_model.double_blocks) if options.get("block_type") == "single" else 0
-        return before + options["block_index"]
-
-    def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout] | str:
-        """The layout of all tokens, or one for each element of the batch if their masks differ, or why not."""
+    def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout]:
+        """The layout of all tokens, or one for each element of the batch if their masks differ."""
         if rows != tokens:
-            return f"layout: {rows} queries over {tokens} keys; attention in parts, such as frame by frame, is not supported"
+            parts = f"{rows} queries over {tokens} keys; attention in parts, such as frame by frame, is not supported"
+            raise StayDense(Reason("layout", parts))
         if self._others is None and tokens == text_tokens(self.arguments):
-            return f"layout: text and video have {tokens} tokens each, and which attention is whose is not known for this model"
+            alike = f"text and video have {tokens} tokens each, and which attention is whose is not known for this model"
+            raise StayDense(Reason("layout", alike))
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
-        layout = place(self.family, self.diffusion_model, self.arguments, grid, tokens)
-        if mask is None or isinstance(layout, str):
-            return layout if isinstance(layout, str) else [layout]
-        if self._mask is not mask:  # all blocks get the same: it is read, which waits for the GPU, once a forward
-            self._mask, self._masked = mask, masked_keys(mask, tokens)
-        return self._masked if isinstance(self._masked, str) else mask_text(layout, self._masked)
+        layout = token_layout(self.family, self.diffusion_model, self.arguments, grid, tokens)
+        return [layout] if mask is None else mask_text(layout, self._masked_keys(mask, tokens))
 
-    def _dense_reason(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> str | None:
-        """Why a call whose layout is understood stays dense, or None; decided before any work."""
+    def _masked_keys(self, mask: Tensor, tokens: int) -> list[tuple[int, ...]]:
+        """All blocks get the same mask: it is read, which waits for the GPU, once a forward."""
+        if self._mask is not mask:
+            self._mask = mask
+            try:
+                self._masked = masked_keys(mask, tokens)
+            except StayDense as stay:
+                self._masked = stay.reason
+        if isinstance(self._masked, Reason):
+            raise StayDense(self._masked)
+        return self._masked
+
+    def _check(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> None:
+        """Raises StayDense for a call whose layout is understood; decided before any work."""
         settings = self.run.settings
         tokens, head_dim = q.shape[2:]
         if tokens < settings.min_tokens:
-            return f"min_tokens: {tokens} tokens are fewer than {settings.min_tokens}"
+            raise StayDense(Reason("min_tokens", f"{tokens} tokens are fewer than {settings.min_tokens}"))
         if head_dim not in HEAD_DIMS:
-            return f"head_dim: {head_dim} is none of those supported, {HEAD_DIMS}"
+            raise StayDense(Reason("head_dim", f"{head_dim} is none of those supported, {HEAD_DIMS}"))
         if not q.shape == k.shape == v.shape:
-            return f"heads: q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads"
+            unlike = f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads"
+            raise StayDense(Reason("heads", unlike))
         if layer in settings.dense_blocks:
-            return f"dense_blocks: block {describe_blocks(settings.dense_blocks)}"
+            raise StayDense(Reason("dense_blocks", f"block {describe_blocks(settings.dense_blocks)}"))
         if self.run.training:
-            return "training: gradients are enabled, and sparse attention cannot compute them"
-        return self.schedule_reason or self.run.failure or self._backend_reason(q.device)
-
-    def _backend_reason(self, device: torch.device) -> str | None:
-        """Torch alone launches thousands of small products a layer: no gain is to be expected on a GPU without Triton."""
-        obstacle = triton_obstacle(device) if device.type == "cuda" and self.run.settings.backend == "auto" else None
-        return obstacle and f"backend: {obstacle}"
+            raise StayDense(Reason("training", "gradients are enabled, and sparse attention cannot compute them"))
+        _, obstacle = backend_status(q.device, q.dtype, head_dim, settings.backend)
+        if obstacle is not None:
+            raise StayDense(Reason("backend", obstacle))

@@ -7,13 +7,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..svg_core import VideoLayout
+from .reasons import Reason, StayDense
 
 # Hosts add the dtype's least number, or -inf, to the scores of keys that nobody reads; exp(-1e4) is 0 in any dtype.
 OUT_OF_REACH = -1e4
 
 
-def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]] | str:
-    """The keys that nobody reads, for each row of a key-only mask, or why the mask is none; waits for the device.
+def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]]:
+    """The keys that nobody reads, for each row of a key-only mask; waits for the device.
 
     Args:
         mask: bool (True is read) or added to the scores, as the host's attention takes it: [queries, tokens],
@@ -21,20 +22,23 @@ def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]] | str:
 
     Returns:
         One tuple of token numbers for all elements of the batch, or one for each.
+
+    Raises:
+        StayDense: the mask is of another kind.
     """
     same_for = mask.shape[:1] if mask.ndim == 2 else mask.shape[1:-1]
     if mask.shape[-1] != tokens or any(size != 1 for size in same_for):
-        return f"mask: {tuple(mask.shape)} is no mask of the {tokens} keys alone"
+        raise StayDense(Reason("mask", f"{tuple(mask.shape)} is no mask of the {tokens} keys alone"))
     rows = mask.flatten(0, -2).cpu()
     out = rows <= OUT_OF_REACH if rows.is_floating_point() else ~rows.bool()
     if rows.is_floating_point() and (rows[~out] != 0).any():
-        return "mask: it weighs keys, instead of leaving some out"
+        raise StayDense(Reason("mask", "it weighs keys, instead of leaving some out"))
     keys = [tuple(row.nonzero().flatten().tolist()) for row in out]
     return keys[:1] if len(set(keys)) == 1 else keys
 
 
-def mask_text(layout: VideoLayout, rows: list[tuple[int, ...]]) -> list[VideoLayout] | str:
-    """The layout under each row's mask, or why it cannot be: only text may be masked."""
+def mask_text(layout: VideoLayout, rows: list[tuple[int, ...]]) -> list[VideoLayout]:
+    """The layout under each row's mask; raises StayDense unless only text is masked."""
     if any(layout.video.start <= key < layout.video.stop for row in rows for key in row):
-        return "mask: it leaves out tokens of the video"
+        raise StayDense(Reason("mask", "it leaves out tokens of the video"))
     return [replace(layout, masked=row) for row in rows]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import comfy.model_management
 
 from ..kernels.gather_attention import tile_rows
-from ..svg_core.attention import WORKSPACE_BYTES
-from ..svg_core.memory import call_bytes, state_bytes
+from ..svg_core import WORKSPACE_BYTES, Call
 from . import host
 from .families import Family, attention_shape, video_grid
 from .settings import Settings
@@ -64,10 +63,10 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
-    size = {"heads": shape.heads, "head_dim": shape.head_dim}
-    state = shape.layers * branches * state_bytes(settings.config, layout, batch=videos, **size)
-    size |= {"block_m": tile_rows(shape.head_dim, device), "workspace_bytes": workspace}
-    calls = (call_bytes(settings.config, layout, batch=videos * (i + 1), **size) for i in range(branches))
+    block_m, planner = tile_rows(shape.head_dim, device), settings.planner
+    call = Call(settings.config, layout, shape.head_dim**-0.5, block_m, settings.backend, workspace)
+    state = shape.layers * branches * planner.state_bytes(call, videos, shape.heads, shape.head_dim)
+    calls = (planner.call_bytes(call, videos * (i + 1), shape.heads, shape.head_dim) for i in range(branches))
     return RunBytes(videos, tuple(calls), min(state, state_budget))
 
 

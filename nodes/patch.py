@@ -1,7 +1,7 @@
 """Puts sparse attention into a clone of a model: an attention override and five wrappers, all plain functions.
 
 Whatever a run needs travels in its own transformer_options: the sampler's wrapper puts a `Run` there, the
-forward's wrapper replaces it by a `Forward`, and the override reads that. So nothing is shared between runs,
+forward's wrapper adds a `Forward`, and the override reads both. So nothing is shared between runs,
 threads or clones (older hosts deep-copy a clone's options: a function survives that as the same object).
 """
 
@@ -15,7 +15,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from server import PromptServer
 
-from ..svg_core import SVGConfig
 from . import host
 from .attend import attend
 from .compiled import code
@@ -24,10 +23,12 @@ from .forward import Forward
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
 from .overrides import is_sparse, override_name
+from .reasons import Reason, StayDense
 from .run import Run, summary, warnings
 from .settings import Settings
 
 KEY = "sparse_videogen"
+RUN, FORWARD = "sparse_videogen_run", "sparse_videogen_forward"  # in transformer_options; a forward that failed is None
 KEPT_REPORTS = 16
 OVERRIDE = "optimized_attention_override"
 
@@ -50,7 +51,7 @@ def patch_model(model, settings: Settings):
         return model
     if family is OTHER:
         say(settings.method, f"{name} is of no known family; sparse where its tokens are the video's patches and nothing else")
-    if isinstance(settings.config, SVGConfig):
+    if hasattr(settings.config, "first_frame"):
         settings = replace(settings, config=replace(settings.config, first_frame=family.first_frame))
 
     options = model.model_options.setdefault("transformer_options", {})
@@ -117,25 +118,31 @@ def make_override(previous, dense_attention: str = "previous"):
         def dense():
             return func(*args, **kwargs) if dense_attention == "host" else others()
 
-        forward = (kwargs.get("transformer_options") or {}).get(KEY)
-        if isinstance(forward, Run):  # its description failed: whose attention this is cannot be told
-            return dense()
-        if not isinstance(forward, Forward) or forward.inside:
+        options = kwargs.get("transformer_options") or {}
+        run, forward = options.get(RUN), options.get(FORWARD)
+        if run is None or (forward is not None and forward.inside):
             return others()
+        if forward is None:  # whose attention this is cannot be told
+            return dense()
         forward.inside = True
         try:
             call = forward.video_call(*args, **kwargs)
-        except Exception as error:  # say at an argument that no host was seen to pass
-            forward.run.count_dense(forward.run.fail(error))
-            return dense()
-        else:
-            return others() if call is None else attend(forward.run, call, dense)
+            return others() if call is None else attend(run, call, forward.schedule_reason)
+        except StayDense as stay:
+            run.count_dense(stay.reason, stay.layer)
+            with run.record.timed("dense", _device(*args, **kwargs)):
+                return dense()
         finally:
             forward.inside = False
 
     override.previous = previous
     override.owner = KEY
     return override
+
+
+def _device(q, *args, **kwargs) -> torch.device:
+    """Of a call of the host's attention."""
+    return q.device
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):
@@ -146,11 +153,11 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
     run = Run(settings, start, end, budgets, _tell)
     options = guider.model_options.setdefault("transformer_options", {})
-    options[KEY] = run
+    options[RUN] = run
     try:
         return executor(*args, **kwargs)
     finally:
-        options.pop(KEY, None)
+        options.pop(RUN, None)
         report = run.close()
         log.info("%s %s", PREFIX, summary(report))
         for line in warnings(report):
@@ -168,8 +175,7 @@ def _keep(report: dict, reports: dict[str | None, dict]) -> None:
 
 
 def _run_of(model_options: dict | None) -> Run | None:
-    run = ((model_options or {}).get("transformer_options") or {}).get(KEY)
-    return run if isinstance(run, Run) else None
+    return ((model_options or {}).get("transformer_options") or {}).get(RUN)
 
 
 def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
@@ -185,9 +191,9 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
 
 def _apply_model(executor, *args, **kwargs):
     """APPLY_MODEL: counts a pass whose attention does not come past this node."""
-    options = _options(executor, args, kwargs)
-    run = options.get(KEY)
-    if not isinstance(run, Run):
+    options = _arguments(executor, args, kwargs).get("transformer_options") or {}
+    run = options.get(RUN)
+    if run is None:
         return executor(*args, **kwargs)
     run.training |= torch.is_grad_enabled()
     run.sightings.forget()
@@ -208,10 +214,6 @@ def _arguments(executor, args: tuple, kwargs: dict) -> dict:
     return arguments | arguments.pop("kwargs", {})
 
 
-def _options(executor, args: tuple, kwargs: dict) -> dict:
-    return _arguments(executor, args, kwargs).get("transformer_options") or {}
-
-
 def _forward(executor, family, *args, **kwargs):
     """DIFFUSION_MODEL: reads the forward's grid and step, and sees that the override is still in place."""
     args, kwargs = _enter(executor, family, args, kwargs)
@@ -223,8 +225,8 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The forward's arguments, with its description among the options if it is one of our run's."""
     arguments = _arguments(executor, args, kwargs)
     options = arguments.get("transformer_options") or {}
-    run = options.get(KEY)
-    if not isinstance(run, Run):
+    run = options.get(RUN)
+    if run is None or FORWARD in options:
         return args, kwargs
     override = options.get(OVERRIDE)
     if not _is_ours(override):
@@ -235,11 +237,12 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         forward = Forward(run, family, executor.class_obj, arguments)
         run.sightings.put(forward)
         if forward.grid is None:
-            run.count_dense(f"layout: this model's input x is {_what(arguments.get('x'))}, not a video [B, C, T, H, W]")
+            given = f"this model's input x is {_what(arguments.get('x'))}, not a video [B, C, T, H, W]"
+            run.count_dense(Reason("layout", given))
     except Exception as error:  # a render is never lost to an argument that no host was seen to pass
         run.count_dense(run.fail(error))
-        forward = run
-    ours = {**options, OVERRIDE: override, KEY: forward}
+        forward = None
+    ours = {**options, OVERRIDE: override, FORWARD: forward}
     args = tuple(ours if arg is options else arg for arg in args)
     kwargs = {name: ours if value is options else value for name, value in kwargs.items()}
     return args, kwargs

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..svg_core import AttentionStats
+from .reasons import Reason
 
 # Means over the heads of one sparse call.
-FIGURES = ("density", "computed", "error", "temporal", "kept", "dense_heads", "finite", "broken")
+FIGURES = ("density", "computed", "error", "temporal", "kept_fraction", "dense_heads", "finite", "broken")
 DIGITS = 4  # of what goes to the page: a run of 50 steps and 60 layers stays under 200 kB
 
 
@@ -47,13 +48,12 @@ class Record:
         self._events: list[tuple] = []
         self._untimed: set[str] = set()
 
-    def count_dense(self, step: int, reason: str, layer: int | None = None) -> None:
-        """Counts a call that stays dense; `reason` is "label: explanation"."""
-        label, _, explanation = reason.partition(": ")
+    def count_dense(self, step: int, reason: Reason, layer: int | None = None) -> None:
+        """Counts a call that stays dense."""
         with self._lock:
             self._saw(layer)
-            self._steps[step].dense[label] += 1
-            self._steps[step].reasons[label] = explanation
+            self._steps[step].dense[reason.label] += 1
+            self._steps[step].reasons[reason.label] = reason.text
 
     def count_sparse(self, step: int, stats: Sequence[AttentionStats], layer: int) -> None:
         """Counts a sparse call; `stats` of the elements of the batch or of all in one."""
@@ -99,7 +99,7 @@ class Record:
         return {
             "step": number,
             **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error")},
-            **{name: _mean(calls, name) for name in ("temporal", "kept", "dense_heads")},
+            **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "dense_heads")},
             "reasons": dict(step.reasons),
         }
 
@@ -125,7 +125,9 @@ class Record:
                 kind: {"calls": self._calls[kind], "seconds": round(seconds, 4)} for kind, seconds in self._seconds.items()
             },
             "untimed": sorted(self._untimed),
-            "layers": {name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "temporal", "kept")},
+            "layers": {
+                name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "temporal", "kept_fraction")
+            },
             "steps": [self.step(number) for number in steps],
         }
 
@@ -160,7 +162,16 @@ def _figures(stats: AttentionStats) -> Tensor:
     """FIGURES of each head, [8, B * H]; NaN for what the method does not have."""
     missing = torch.full_like(stats.density, math.nan)
     broken = None if stats.exact_finite is None else stats.exact_finite & ~stats.finite
-    figures = (stats.density, stats.computed, stats.error, stats.pattern, stats.kept, stats.dense, stats.finite, broken)
+    figures = (
+        stats.density,
+        stats.computed,
+        stats.error,
+        stats.pattern,
+        stats.kept_fraction,
+        stats.dense,
+        stats.finite,
+        broken,
+    )
     return torch.stack([missing if x is None else x.float() for x in figures]).flatten(1)
 
 

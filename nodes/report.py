@@ -117,7 +117,7 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
         canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["temporal"], **bars)
     else:
         bars = {"title": "Key clusters computed", "unit": "clusters"}
-        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["kept"], **bars)
+        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["kept_fraction"], **bars)
     canvas.text(right[0], lower[0], "Time in attention", size=22)
     canvas.paragraph((right[0], lower[0] + 38, right[1], lower[0] + 150), time_lines(report), size=18)
     canvas.text(right[0], lower[0] + 170, "Dense calls", size=22)

@@ -10,9 +10,9 @@ from dataclasses import asdict
 import torch
 
 from ..kernels import failures
-from ..svg_core import AttentionStats, SparseState
-from ..svg_core.attention import WORKSPACE_BYTES
+from ..svg_core import WORKSPACE_BYTES, AttentionStats, SparseState
 from .log import PREFIX, log, say
+from .reasons import Reason
 from .record import Record
 from .settings import Settings
 from .sightings import Sightings
@@ -63,7 +63,7 @@ class Run:
         self.settings = settings
         self.record = Record()
         self.start_sigma, self.end_sigma = start_sigma, end_sigma
-        self.failure: str | None = None
+        self.failure: Reason | None = None
         self.goes_sparse = False
         self.training = False
         self.inexact: str | None = None
@@ -87,15 +87,15 @@ class Run:
                 self._shares[device] = Share(*self._budgets(device))
             return self._shares[device]
 
-    def schedule_reason(self, sigma: float) -> str | None:
+    def schedule_reason(self, sigma: float) -> Reason | None:
         """Why a forward at this sigma is dense, or None."""
         if sigma > self.start_sigma * (1 + TIE):
-            return f"start_percent: sparse from {self.settings.start_percent:.0%} of the schedule on"
+            return Reason("start_percent", f"sparse from {self.settings.start_percent:.0%} of the schedule on")
         if sigma < self.end_sigma * (1 - TIE):
-            return f"end_percent: sparse until {self.settings.end_percent:.0%} of the schedule"
+            return Reason("end_percent", f"sparse until {self.settings.end_percent:.0%} of the schedule")
         return None
 
-    def begin_forward(self, options: dict) -> str | None:
+    def begin_forward(self, options: dict) -> Reason | None:
         """Takes note of a forward, from its transformer_options; returns why it is dense by the schedule, or None."""
         sigma = float(options["sigmas"].max())  # waits for all that was queued before: telling of it costs nothing more
         with self._lock:
@@ -139,20 +139,20 @@ class Run:
         self.on(device).workspace_bytes //= 2
         self.say_once("out of memory, so fewer heads at a time from here on")
 
-    def fail(self, error: Exception, label: str = "error") -> str:
+    def fail(self, error: Exception, label: str = "error") -> Reason:
         """Keeps the rest of the run dense after an error; its traceback is logged once. Returns the reason."""
         with self._lock:
             first = self.failure is None
-            self.failure = f"{label}: {type(error).__name__}: {error}"
+            self.failure = Reason(label, f"{type(error).__name__}: {error}")
         if first:
             log.warning("%s %s failed; the rest of this run is dense", PREFIX, self.settings.method, exc_info=error)
         return self.failure
 
-    def count_dense(self, reason: str, layer: int | None = None) -> None:
-        """Counts a call that stays dense; `reason` is "label: explanation"."""
+    def count_dense(self, reason: Reason, layer: int | None = None) -> None:
+        """Counts a call that stays dense."""
         self.record.count_dense(max(0, self._step), reason, layer)
-        if not reason.startswith(BY_SETTING):
-            self.say_once(f"stays dense, {reason}")
+        if reason.label not in BY_SETTING:
+            self.say_once(f"stays dense, {reason.label}: {reason.text}")
 
     def count_sparse(self, stats: Sequence[AttentionStats], layer: int) -> None:
         """Counts a sparse call, its stats by elements of the batch or all in one."""

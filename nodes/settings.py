@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from ..kernels import BACKENDS
-from ..svg_core import SVG2Config, SVGConfig
+from ..svg_core import METHODS, SVG2Config, SVGConfig
 
 DENSE_ATTENTION = ("previous", "host")
 MAX_BLOCK = 999
@@ -67,8 +68,14 @@ class Settings:
         return cls(config_class(**config), **values, node_id=node_id)
 
     @property
+    def planner(self) -> ModuleType:
+        """The method's module in the core."""
+        return METHODS[type(self.config)]
+
+    @property
     def method(self) -> str:
-        return "SVG" if isinstance(self.config, SVGConfig) else "SVG2"
+        """Its name, as users read it."""
+        return self.planner.NAME
 
 
 def parse_blocks(text: str) -> frozenset[int]:

@@ -8,15 +8,18 @@ from torch import nn
 
 from .compiled import code
 from .families import layers
+from .reasons import Reason
 
-STALE = "unseen: torch.compile had compiled this model without the node; it is being compiled again"
-IN_PARTS = (
-    "unseen: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
-    "has no sparse form here"
+STALE = Reason("not_reached", "torch.compile had compiled this model without the node; it is being compiled again")
+IN_PARTS = Reason(
+    "not_reached",
+    "this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
+    "has no sparse form here",
 )
-UNSEEN = (
-    "unseen: this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
-    "(update ComfyUI), or another node replaced it"
+NOT_REACHED = Reason(
+    "not_reached",
+    "this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
+    "(update ComfyUI), or another node replaced it",
 )
 
 
@@ -27,7 +30,7 @@ class Sightings:
     """
 
     def __init__(self):
-        self._reasons: dict[nn.Module, str | None] = {}  # None: seen
+        self._reasons: dict[nn.Module, Reason | None] = {}  # None: seen
         self._compiled_anew: set[nn.Module] = set()
         self._here = threading.local()
 
@@ -39,7 +42,7 @@ class Sightings:
         """The pass of this thread came by, as this `Forward`."""
         self._here.forward = forward
 
-    def look(self, model: nn.Module, options: dict, compiled: bool) -> str | None:
+    def look(self, model: nn.Module, options: dict, compiled: bool) -> Reason | None:
         """After a pass of this thread through the model: why its attention did not come by, or not all of it; or None.
 
         Args:
@@ -60,7 +63,7 @@ class Sightings:
         else:
             if model in self._compiled_anew:
                 code.in_vain.add(model)
-            self._reasons[model] = UNSEEN
+            self._reasons[model] = NOT_REACHED
         return self._reasons[model]
 
 

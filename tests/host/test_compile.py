@@ -117,6 +117,6 @@ def test_a_model_that_was_compiled_without_the_node_is_compiled_anew_and_serves_
 def test_a_step_that_a_cache_leaves_out_is_no_forward(told, order):
     facts = told[order]
     assert facts["finite"] and facts["thrown_away"] == []
-    assert not any("unseen" in line for line in facts["said"])
+    assert not any("not_reached" in line for line in facts["said"])
     sparse, calls = map(int, re.search(r"sparse (\d+)/(\d+) calls", facts["said"][-1]).groups())
     assert 0 < sparse < calls < 3 * 10  # steps were left out

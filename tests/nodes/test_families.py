@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_videogen.nodes.families import OTHER, attention_shape, family_of, forward_grid, place, video_grid
+from sparse_videogen.nodes.families import OTHER, attention_shape, family_of, forward_grid, token_layout, video_grid
+from sparse_videogen.nodes.reasons import StayDense
 from sparse_videogen.svg_core import VideoLayout
 
 
@@ -85,7 +86,7 @@ IMAGE = torch.empty(1, 16, 1, 8, 10)
     ],
 )
 def test_what_is_no_video_is_placed(made, tokens, arguments, frames, before, after):
-    layout = place(family_of(made), made, arguments, GRID, tokens)
+    layout = token_layout(family_of(made), made, arguments, GRID, tokens)
     assert layout == VideoLayout(frames, 4, 5, text_before=before, text_after=after)
 
 
@@ -102,8 +103,8 @@ def test_what_is_no_video_is_placed(made, tokens, arguments, frames, before, aft
     ids=["fewer", "more", "reference-without-conv", "conv-without-reference", "short-reference", "other"],
 )
 def test_a_surplus_that_is_not_understood_is_a_reason(made, tokens, arguments):
-    reason = place(family_of(made), made, arguments, GRID, tokens)
-    assert reason.startswith(f"layout: {tokens} tokens, the 3 x 4 x 5 grid has 60")
+    with pytest.raises(StayDense, match=f"layout: {tokens} tokens, the 3 x 4 x 5 grid has 60"):
+        token_layout(family_of(made), made, arguments, GRID, tokens)
 
 
 def test_attention_shape_is_read_from_the_model():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +9,12 @@ import torch
 from sparse_videogen.nodes import forward as forward_module
 from sparse_videogen.nodes.families import FAMILIES, OTHER
 from sparse_videogen.nodes.forward import Forward
+from sparse_videogen.nodes.reasons import StayDense
 from sparse_videogen.nodes.run import Run
 from sparse_videogen.nodes.settings import Settings, parse_blocks
 from sparse_videogen.svg_core import SVGConfig, VideoLayout
 
+MPS = torch.device("mps")
 WAN, HUNYUAN = (next(family for family in FAMILIES if family.name == name) for name in ("Wan", "HunyuanVideo"))
 
 
@@ -40,10 +41,17 @@ def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_b
     return Forward(Run(settings, 1.0, 0.0), family, model, arguments)
 
 
-def make_call(forward=None, tokens=60, keys=None, heads=2, mask=None, batch=1, **options):
-    q = torch.zeros(batch, tokens, heads * 128)
-    k = torch.zeros(batch, keys or tokens, heads * 128)
+def make_call(forward=None, tokens=60, keys=None, heads=2, head_dim=128, mask=None, batch=1, **options):
+    q = torch.zeros(batch, tokens, heads * head_dim)
+    k = torch.zeros(batch, keys or tokens, heads * head_dim)
     return (forward or make_forward()).video_call(q, k, k, heads, mask=mask, transformer_options=options)
+
+
+def reason_of(*args, **kwargs):
+    """Why `make_call` of these stays dense."""
+    with pytest.raises(StayDense) as stay:
+        make_call(*args, **kwargs)
+    return str(stay.value)
 
 
 def test_reads_both_shapes_of_the_hosts_call():
@@ -58,7 +66,10 @@ def test_reads_both_shapes_of_the_hosts_call():
     "tokens, keys, mine", [(60, 60, True), (77, 77, True), (60, 12, False), (12, 12, False), (60, 80, False)]
 )
 def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
-    assert (make_call(tokens=tokens, keys=keys) is not None) is mine
+    try:
+        assert (make_call(tokens=tokens, keys=keys) is not None) is mine
+    except StayDense as stay:  # the video's, though what the tokens are is not known
+        assert mine and stay.layer == 0
 
 
 def calls_of(forward, *options):
@@ -120,21 +131,21 @@ def test_attention_of_another_kind_as_long_as_the_videos_is_told_apart(family, a
 
 
 def test_an_unknown_model_stays_dense_where_its_text_is_as_long_as_the_video():
-    call = make_call(make_forward(OTHER, arguments=TEXT))
-    assert call.reason.startswith("layout: text and video have 60 tokens each")
-    assert make_call(make_forward(OTHER)).reason is None
+    reason = reason_of(make_forward(OTHER, arguments=TEXT))
+    assert reason.startswith("layout: text and video have 60 tokens each")
+    assert make_call(make_forward(OTHER)).layouts == [VideoLayout(3, 4, 5)]
 
 
 def test_attention_frame_by_frame_stays_dense_and_is_seen():
     forward = make_forward()
-    call = make_call(forward, tokens=20, keys=80)
-    assert call.reason.startswith("layout: 20 queries over 80 keys") and forward.calls == 1
+    reason = reason_of(forward, tokens=20, keys=80)
+    assert reason.startswith("layout: 20 queries over 80 keys") and forward.calls == 1
 
 
 def test_training_stays_dense():
     forward = make_forward()
     forward.run.training = True
-    assert make_call(forward).reason == "training: gradients are enabled, and sparse attention cannot compute them"
+    assert reason_of(forward) == "training: gradients are enabled, and sparse attention cannot compute them"
 
 
 @pytest.mark.parametrize("x", [[torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])
@@ -144,12 +155,19 @@ def test_an_input_that_is_no_video_has_no_grid(x):
 
 
 def test_reasons_to_stay_dense():
-    assert make_call().reason is None
-    assert make_call(tokens=61).reason.startswith("layout: 61 tokens")
+    assert reason_of(tokens=61).startswith("layout: 61 tokens")
     blocks = make_forward(dense_blocks=parse_blocks("5"))
-    assert make_call(blocks, block_index=5).reason == "dense_blocks: block 5"
-    narrow = make_forward().video_call(*[torch.zeros(1, 60, 64)] * 3, 2, transformer_options={})
-    assert narrow.reason.startswith("head_dim: 32")
+    with pytest.raises(StayDense, match="dense_blocks: block 5") as stay:
+        make_call(blocks, block_index=5)
+    assert stay.value.layer == 5
+    assert reason_of(heads=2, head_dim=32).startswith("head_dim: 32")
+
+
+def test_an_argument_that_no_host_passes_keeps_the_run_dense():
+    forward = make_forward()
+    with pytest.raises(StayDense, match="error: "):
+        forward.video_call(*[torch.zeros(1, 60, 256)] * 3, 3, transformer_options={})
+    assert forward.run.failure.label == "error"
 
 
 def text_mask(*rows, batch_dims=1):
@@ -169,7 +187,7 @@ def text_mask(*rows, batch_dims=1):
 def test_masked_text_becomes_part_of_the_layout(mask):
     forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
     call = make_call(forward, tokens=68, mask=mask, batch=2)
-    assert call.reason is None and call.layouts == [VideoLayout(3, 4, 5, text_after=8, masked=(60, 67))]
+    assert call.layouts == [VideoLayout(3, 4, 5, text_after=8, masked=(60, 67))]
 
 
 def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
@@ -192,7 +210,7 @@ def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
 )
 def test_any_other_mask_stays_dense(mask, reason):
     forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
-    assert make_call(forward, tokens=68, mask=mask).reason.startswith(reason)
+    assert reason_of(forward, tokens=68, mask=mask).startswith(reason)
 
 
 def test_a_mask_is_read_once_a_forward(monkeypatch):
@@ -204,11 +222,15 @@ def test_a_mask_is_read_once_a_forward(monkeypatch):
     assert len(read) == 1
 
 
-@pytest.mark.parametrize("backend, dense", [("auto", True), ("torch", False)])
-def test_a_gpu_without_triton_stays_dense_unless_torch_is_asked_for(monkeypatch, backend, dense):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = make_forward(backend=backend)._backend_reason(SimpleNamespace(type="cuda"))
-    assert found.startswith("backend: Triton is not installed; run 'pip install triton'") if dense else found is None
+def test_an_accelerator_without_a_kernel_stays_dense_unless_torch_is_asked_for(monkeypatch):
+    """The backend's answer counts; tests/kernels/test_backend.py has all of them."""
+    status = forward_module.backend_status
+    asked = []
+    monkeypatch.setattr(forward_module, "backend_status", lambda device, *rest: asked.append(rest) or status(MPS, *rest))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert reason_of(make_forward(backend="auto")).startswith("backend: ")
+    assert make_call(make_forward(backend="torch")) is not None
+    assert asked == [(torch.float32, 128, "auto"), (torch.float32, 128, "torch")]
 
 
 def test_the_hosts_own_grid_is_trusted():

@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 from sparse_videogen.kernels import backend
+from sparse_videogen.nodes.reasons import Reason
 from sparse_videogen.nodes.run import Run, summary, warnings
 from sparse_videogen.nodes.settings import Settings
 from sparse_videogen.svg_core import AttentionStats, SVGConfig
@@ -23,7 +24,7 @@ def stats(density, error=0.05, temporal=None, finite=True, dense=False, exact_fi
     """Of two heads, alike but for the pattern."""
     values = {"density": density, "computed": density + 0.1, "error": error, "finite": finite, "dense": dense}
     same = {name: torch.full((1, 2), value) for name, value in (values | {"exact_finite": exact_finite}).items()}
-    return AttentionStats(**same, pattern=None if temporal is None else torch.tensor([temporal]), kept=None)
+    return AttentionStats(**same, pattern=None if temporal is None else torch.tensor([temporal]), kept_fraction=None)
 
 
 def options(sigma, schedule=(1.0, 0.75, 0.5, 0.25, 0.0)):
@@ -53,7 +54,8 @@ def test_the_line_of_a_run():
     run.begin_forward(options(1.0))
     for density in (0.2, 0.4):
         run.count_sparse([stats(density)], layer=1)
-    for reason in ("start_percent: early", "dense_blocks: 0", "start_percent: early"):
+    early, first = Reason("start_percent", "early"), Reason("dense_blocks", "0")
+    for reason in (early, first, early):
         run.count_dense(reason, layer=0)
     report = run.report()
     assert report["density"] == pytest.approx(0.3) and report["computed"] == pytest.approx(0.4)
@@ -75,7 +77,7 @@ def test_a_kernel_that_failed_is_named(monkeypatch):
 def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):
     run = make_run()
     reasons = {run.fail(RuntimeError("broken")) for _ in range(3)}
-    assert reasons == {"error: RuntimeError: broken"} and run.failure in reasons
+    assert reasons == {("error", "RuntimeError: broken")} and run.failure in reasons
     assert len(caplog.records) == 1 and caplog.records[0].exc_info
 
 
@@ -91,9 +93,9 @@ def test_each_step_is_told_once_it_is_over_and_the_run_at_its_end():
     run = make_run(tell=lambda kind, message: told.append((kind, message)))
     for sigma, density in ((1.0, None), (0.75, 0.2), (0.75, 0.4), (0.6, 0.3), (0.5, 0.5)):  # 0.6: between two steps
         run.begin_forward(options(sigma))
-        run.count_dense("dense_blocks: 0", layer=0)
+        run.count_dense(Reason("dense_blocks", "0"), layer=0)
         if density is None:
-            run.count_dense("start_percent: early", layer=2)
+            run.count_dense(Reason("start_percent", "early"), layer=2)
         else:
             run.count_sparse([stats(density, temporal=[0, 1])], layer=2)
     assert [(kind, message["step"]) for kind, message in told] == [("step", 0), ("step", 1)]
@@ -102,9 +104,9 @@ def test_each_step_is_told_once_it_is_over_and_the_run_at_its_end():
     first, second, third = (message for kind, message in told if kind == "step")
     assert first["density"] == [None, None, None] and first["reasons"] == {"dense_blocks": "0", "start_percent": "early"}
     assert second["density"] == [None, None, pytest.approx(0.3)] and second["reasons"] == {"dense_blocks": "0"}
-    assert (second["temporal"], second["kept"], second["dense_heads"], second["steps"]) == (0.5, None, 0.0, 4)
+    assert (second["temporal"], second["kept_fraction"], second["dense_heads"], second["steps"]) == (0.5, None, 0.0, 4)
     assert third["step"] == 2 and third["error"] == [None, None, pytest.approx(0.05)]
-    keys = ("step", "density", "error", "temporal", "kept", "dense_heads", "reasons")
+    keys = ("step", "density", "error", "temporal", "kept_fraction", "dense_heads", "reasons")
     assert report["steps"] == [{key: step[key] for key in keys} for step in (first, second, third)]
     assert report["run"] == first["run"] < make_run().report()["run"]
 
@@ -146,7 +148,7 @@ def test_dense_calls_that_another_ran_sparse_are_said_not_to_be_exact():
     run.begin_forward(options(1.0))
     run.count_sparse([stats(0.2)], layer=1)
     assert warnings(run.report()) == []  # there was none
-    run.count_dense("dense_blocks: block 0", layer=0)
+    run.count_dense(Reason("dense_blocks", "block 0"), layer=0)
     assert "the dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them" in warnings(run.report())[0]
 
 
@@ -160,7 +162,7 @@ def test_traffic_of_a_long_run_stays_small():
             run.begin_forward(options(sigma, schedule))
             for layer in range(40):
                 if layer == 0 or step < 10:
-                    run.count_dense("start_percent: sparse from 20% of the schedule on", layer)
+                    run.count_dense(Reason("start_percent", "sparse from 20% of the schedule on"), layer)
                 else:
                     run.count_sparse([stats(0.1234567 + 0.001 * layer, error=0.0123456 * (1 + branch))], layer)
     run.close()
@@ -218,7 +220,7 @@ def test_steps_are_numbered_as_they_are_executed(schedule, sigmas, steps):
     seen = []
     for sigma in sigmas:
         run.begin_forward(options(sigma, schedule))
-        run.count_dense("dense_blocks: 0", layer=0)
+        run.count_dense(Reason("dense_blocks", "0"), layer=0)
         seen.append(max(step["step"] for step in run.report()["steps"]))
     run.close()
     assert seen == steps and told == sorted(set(steps))
@@ -239,7 +241,7 @@ def test_two_devices_threads_tell_every_step_once_and_count_every_call():
                 run.on(device).state.once(sigma, lambda sigma=sigma: sigma)
                 with run.record.timed("sparse", torch.device("cpu")):
                     run.count_sparse([stats(0.25)], layer=1)
-                run.count_dense("dense_blocks: 0", layer=0)
+                run.count_dense(Reason("dense_blocks", "0"), layer=0)
                 run.halve_workspace(device)
                 together.wait()  # the host joins the threads of a step
         except Exception as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sparse_videogen.nodes import compiled, sightings
 from sparse_videogen.nodes.families import FAMILIES
-from sparse_videogen.nodes.sightings import IN_PARTS, STALE, UNSEEN, Sightings
+from sparse_videogen.nodes.sightings import IN_PARTS, NOT_REACHED, STALE, Sightings
 
 WAN = next(family for family in FAMILIES if family.name == "Wan")
 
@@ -41,7 +41,7 @@ def test_a_pass_that_a_cache_leaves_out_is_not_missed(thrown_away):
 
 
 def test_a_model_that_never_comes_by_is_said_at_every_pass():
-    assert [one_pass(seen, model, 0) for seen, model in [(Sightings(), torch.nn.Identity())] * 2] == [UNSEEN] * 2
+    assert [one_pass(seen, model, 0) for seen, model in [(Sightings(), torch.nn.Identity())] * 2] == [NOT_REACHED] * 2
     assert one_pass(Sightings(), torch.nn.Identity(), 0, grid=False) is None  # no video: nothing to see
     assert one_pass(Sightings(), torch.nn.Identity(), None, compiled=True, ar_state={}) == IN_PARTS
 
@@ -49,8 +49,8 @@ def test_a_model_that_never_comes_by_is_said_at_every_pass():
 def test_a_compiled_model_is_compiled_again_once_and_not_again_if_that_was_in_vain(thrown_away):
     model, another = torch.nn.Identity(), torch.nn.Identity()
     seen = Sightings()
-    assert [one_pass(seen, model, 0, compiled=True) for _ in range(3)] == [STALE, UNSEEN, UNSEEN]
-    assert one_pass(Sightings(), model, 0, compiled=True) == UNSEEN and thrown_away == [model]
+    assert [one_pass(seen, model, 0, compiled=True) for _ in range(3)] == [STALE, NOT_REACHED, NOT_REACHED]
+    assert one_pass(Sightings(), model, 0, compiled=True) == NOT_REACHED and thrown_away == [model]
     helped = Sightings()
     assert [one_pass(helped, another, calls, compiled=True) for calls in (2, 3, 0)] == [STALE, None, None]  # of 3 layers
     assert one_pass(Sightings(), another, 0, compiled=True) == STALE and thrown_away == [model, another, another]

@@ -22,7 +22,7 @@ def step(node: str, number: int, run: int = 1, **changes) -> dict:
         "density": density,
         "error": [None if value is None else value / 10 for value in density],
         "temporal": None,
-        "kept": None if dense else 0.2,
+        "kept_fraction": None if dense else 0.2,
         "dense_heads": None if dense else 0,
         "reasons": {"start_percent": EXPLANATION} if dense else {"dense_blocks": "block 0"},
     }
@@ -41,7 +41,7 @@ def report(node: str, run: int = 1, **changes) -> dict:
         "computed": 0.33,
         "error": 0.021,
         "temporal": None,
-        "kept": 0.2,
+        "kept_fraction": 0.2,
         "dense_heads": 0,
         "work": 0.53,
         "dense_reasons": {"start_percent": 10, "dense_blocks": 8},
@@ -89,7 +89,7 @@ def test_a_step_in_words(comfy, node):
     assert lines(comfy, node)[-1] == f"start_percent: {EXPLANATION}"
     comfy("send", "step", step(node, 6))
     assert lines(comfy, node)[:2] == ["Step 7 of 10, sparse, density 0.31, error 3.1 %", "20 % of key clusters kept"]
-    svg = {"method": "SVG", "kept": None, "temporal": 0.4, "dense_heads": 0.048, "steps": None}
+    svg = {"method": "SVG", "kept_fraction": None, "temporal": 0.4, "dense_heads": 0.048, "steps": None}
     comfy("send", "step", step(node, 7, **svg))
     assert lines(comfy, node)[0].startswith("Step 8, sparse")
     assert lines(comfy, node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
@@ -124,7 +124,7 @@ def test_what_went_wrong_is_said(comfy, node):
 
 
 def test_a_run_that_stayed_dense(comfy, node):
-    nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept": None, "dense_heads": None}
+    nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept_fraction": None, "dense_heads": None}
     reasons = {"dense_reasons": {"min_tokens": 50}, "explanations": {"min_tokens": "480 tokens, fewer than 8192"}}
     comfy("send", "run", report(node, work=1.0, steps=[], **nothing, **reasons))
     assert lines(comfy, node)[0] == "All 50 calls dense"
