@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..svg_core import VideoLayout
-from .reasons import Reason, StayDense
+from .reasons import StayDense
 
 # (diffusion model, arguments of its forward by name, tokens beyond the grid) -> how many of these stand before the
 # video, the others after it; None if not understood.
@@ -183,7 +183,7 @@ def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: Vid
     before = family.tokens_before(model, arguments, surplus) if surplus > 0 else None
     if before is None:
         size = f"{tokens} tokens, the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
-        raise StayDense(Reason("layout", f"{size}, and what the others are is not known for {family.name}"))
+        raise StayDense("layout", f"{size}, and what the others are is not known for {family.name}")
     if family.surplus_is_frames and surplus % grid.frame_tokens == 0:
         return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
     return replace(grid, text_before=before, text_after=surplus - before)

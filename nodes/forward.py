@@ -81,7 +81,7 @@ class Forward:
         except StayDense:
             raise
         except Exception as error:
-            raise StayDense(self.run.fail(error)) from error
+            raise StayDense(*self.run.fail(error)) from error
 
     def _video_call(
         self, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **kwargs
@@ -99,7 +99,7 @@ class Forward:
             layouts = self._layouts(rows, tokens, mask, options)
             self._check(q, k, v, layer)
         except StayDense as stay:
-            raise StayDense(stay.reason, layer) from None
+            raise StayDense(*stay.reason, layer) from None
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
         return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts)
 
@@ -131,10 +131,10 @@ class Forward:
         """The layout of all tokens, or one for each element of the batch if their masks differ."""
         if rows != tokens:
             parts = f"{rows} queries over {tokens} keys; attention in parts, such as frame by frame, is not supported"
-            raise StayDense(Reason("layout", parts))
+            raise StayDense("layout", parts)
         if self._others is None and tokens == text_tokens(self.arguments):
             alike = f"text and video have {tokens} tokens each, and which attention is whose is not known for this model"
-            raise StayDense(Reason("layout", alike))
+            raise StayDense("layout", alike)
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
         layout = token_layout(self.family, self.diffusion_model, self.arguments, grid, tokens)
         return [layout] if mask is None else mask_text(layout, self._masked_keys(mask, tokens))
@@ -148,7 +148,7 @@ class Forward:
             except StayDense as stay:
                 self._masked = stay.reason
         if isinstance(self._masked, Reason):
-            raise StayDense(self._masked)
+            raise StayDense(*self._masked)
         return self._masked
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> None:
@@ -156,16 +156,15 @@ class Forward:
         settings = self.run.settings
         tokens, head_dim = q.shape[2:]
         if tokens < settings.min_tokens:
-            raise StayDense(Reason("min_tokens", f"{tokens} tokens are fewer than {settings.min_tokens}"))
+            raise StayDense("min_tokens", f"{tokens} tokens are fewer than {settings.min_tokens}")
         if head_dim not in HEAD_DIMS:
-            raise StayDense(Reason("head_dim", f"{head_dim} is none of those supported, {HEAD_DIMS}"))
+            raise StayDense("head_dim", f"{head_dim} is none of those supported, {HEAD_DIMS}")
         if not q.shape == k.shape == v.shape:
-            unlike = f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads"
-            raise StayDense(Reason("heads", unlike))
+            raise StayDense("heads", f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads")
         if layer in settings.dense_blocks:
-            raise StayDense(Reason("dense_blocks", f"block {describe_blocks(settings.dense_blocks)}"))
+            raise StayDense("dense_blocks", f"block {describe_blocks(settings.dense_blocks)}")
         if self.run.training:
-            raise StayDense(Reason("training", "gradients are enabled, and sparse attention cannot compute them"))
+            raise StayDense("training", "gradients are enabled, and sparse attention cannot compute them")
         _, obstacle = backend_status(q.device, q.dtype, head_dim, settings.backend)
         if obstacle is not None:
-            raise StayDense(Reason("backend", obstacle))
+            raise StayDense("backend", obstacle)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..svg_core import VideoLayout
-from .reasons import Reason, StayDense
+from .reasons import StayDense
 
 # Hosts add the dtype's least number, or -inf, to the scores of keys that nobody reads; exp(-1e4) is 0 in any dtype.
 OUT_OF_REACH = -1e4
@@ -28,11 +28,11 @@ def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]]:
     """
     same_for = mask.shape[:1] if mask.ndim == 2 else mask.shape[1:-1]
     if mask.shape[-1] != tokens or any(size != 1 for size in same_for):
-        raise StayDense(Reason("mask", f"{tuple(mask.shape)} is no mask of the {tokens} keys alone"))
+        raise StayDense("mask", f"{tuple(mask.shape)} is no mask of the {tokens} keys alone")
     rows = mask.flatten(0, -2).cpu()
     out = rows <= OUT_OF_REACH if rows.is_floating_point() else ~rows.bool()
     if rows.is_floating_point() and (rows[~out] != 0).any():
-        raise StayDense(Reason("mask", "it weighs keys, instead of leaving some out"))
+        raise StayDense("mask", "it weighs keys, instead of leaving some out")
     keys = [tuple(row.nonzero().flatten().tolist()) for row in out]
     return keys[:1] if len(set(keys)) == 1 else keys
 
@@ -40,5 +40,5 @@ def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]]:
 def mask_text(layout: VideoLayout, rows: list[tuple[int, ...]]) -> list[VideoLayout]:
     """The layout under each row's mask; raises StayDense unless only text is masked."""
     if any(layout.video.start <= key < layout.video.stop for row in rows for key in row):
-        raise StayDense(Reason("mask", "it leaves out tokens of the video"))
+        raise StayDense("mask", "it leaves out tokens of the video")
     return [replace(layout, masked=row) for row in rows]

@@ -6,20 +6,18 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """One word to count by, and a sentence; docs/troubleshooting.md has all of them."""
+    """A word to count by, and a sentence; docs/troubleshooting.md has all of them."""
 
     label: str
     text: str
 
 
 class StayDense(Exception):
-    """Raised wherever a call of the video's self-attention turns out to be none for this node; the override catches it.
+    """A call of the video's self-attention cannot be sparse, because of its `reason`; the override catches it.
 
-    Attributes:
-        reason: why.
-        layer: position among the model's attention blocks, where it is known.
+    `layer` is the position among the model's attention blocks, where it is known.
     """
 
-    def __init__(self, reason: Reason, layer: int | None = None):
-        super().__init__(f"{reason.label}: {reason.text}")
-        self.reason, self.layer = reason, layer
+    def __init__(self, label: str, text: str, layer: int | None = None):
+        super().__init__(f"{label}: {text}")
+        self.reason, self.layer = Reason(label, text), layer

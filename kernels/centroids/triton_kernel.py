@@ -86,22 +86,9 @@ def launch_centroids(
     var = torch.empty_like(mean) if variance else None
     x, strides = token_rows(x)
     _centroids_kernel[(n_clusters, b * h)](
-        x,
-        assignment.permutation.contiguous(),
-        assignment.offsets.contiguous(),
-        mean if previous is None else previous.contiguous(),
-        mean,
-        size,
-        var if variance else mean,
-        h,
-        n,
-        n_clusters,
-        *strides,
-        HEAD_DIM=d,
-        BLOCK_ROWS=BLOCK_ROWS[d],
-        HAS_PREVIOUS=previous is not None,
-        HAS_VARIANCE=variance,
-        num_warps=4,
-        **FUSED,
-    )
+        x, assignment.permutation.contiguous(), assignment.offsets.contiguous(),
+        mean if previous is None else previous.contiguous(), mean, size, var if variance else mean,
+        h, n, n_clusters, *strides,
+        HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS[d], HAS_PREVIOUS=previous is not None, HAS_VARIANCE=variance, num_warps=4, **FUSED,
+    )  # fmt: skip
     return mean, size, var

@@ -119,28 +119,11 @@ def launch_select(
     count = torch.empty((b, h, tiles), dtype=torch.int32, device=probs.device)
     grid = (tiles, b * h)
     _tile_mass_kernel[grid](
-        probs.contiguous(),
-        row_labels.contiguous(),
-        mass,
-        n_rows,
-        n_query_clusters,
-        n_clusters,
-        ROWS=triton.next_power_of_2(n_rows),
-        BLOCK_C=BLOCK_C,
-        num_warps=4,
-        **FUSED,
-    )
-    min_count = math.ceil(min_keep * n_clusters)
+        probs.contiguous(), row_labels.contiguous(), mass, n_rows, n_query_clusters, n_clusters,
+        ROWS=triton.next_power_of_2(n_rows), BLOCK_C=BLOCK_C, num_warps=4, **FUSED,
+    )  # fmt: skip
     _select_kernel[grid](
-        mass,
-        cluster_sizes.contiguous(),
-        cluster_mask.view(torch.uint8),
-        count,
-        n_clusters,
-        min_count,
-        top_p,
-        BLOCK_C=BLOCK_C,
-        num_warps=4,
-        **FUSED,
-    )
+        mass, cluster_sizes.contiguous(), cluster_mask.view(torch.uint8), count,
+        n_clusters, math.ceil(min_keep * n_clusters), top_p, BLOCK_C=BLOCK_C, num_warps=4, **FUSED,
+    )  # fmt: skip
     return cluster_mask, count
