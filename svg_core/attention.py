@@ -4,9 +4,8 @@ says what that came to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from contextlib import nullcontext
-from functools import wraps
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ..kernels.gather_attention import HEAD_DIMS, gather_attention
 from .audit import AttentionStats, audit
 from .call import WORKSPACE_BYTES, Call
-from .config import SVG2Config, SVGConfig
+from .config import Config
 from .layout import VideoLayout
 from .methods import METHODS
 from .planned import Planned
@@ -22,25 +21,12 @@ from .state import SparseState
 from .tiles import text_plan
 
 
-def _without_autocast(function: Callable) -> Callable:
-    """For a function of q, k, ...: autocast would round centroids and sums that are float32 for a reason."""
-
-    @wraps(function)
-    def plain(q, *args, **kwargs):
-        device = q.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            return function(q, *args, **kwargs)
-
-    return plain
-
-
-@_without_autocast
 def sparse_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     *,
-    config: SVGConfig | SVG2Config,
+    config: Config,
     layout: VideoLayout,
     state: SparseState | None = None,
     key: Hashable = None,
@@ -75,12 +61,14 @@ def sparse_attention(
     call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes)
     state = SparseState() if state is None else state
     out = torch.empty_like(q)
-    planned = plans(q, k, v, call, state, key)
-    for queries in planned:
-        for where, plan in queries.parts:
-            gather_attention(q[where], k[where], v[where], plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
-            del plan  # its lists make room for the next heads'
-    return out, audit(q, k, v, out, planned, call, state, measure_error=measure_error, max_error=max_error)
+    with _without_autocast(q.device):
+        planned = plans(q, k, v, call, state, key)
+        for queries in planned:
+            for where, plan in queries.parts:
+                heads = (x[where] for x in (q, k, v))
+                gather_attention(*heads, plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
+                del plan  # its lists make room for the next heads'
+        return out, audit(q, k, v, out, planned, call, state, measure_error=measure_error, max_error=max_error)
 
 
 def plans(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> list[Planned]:
@@ -89,12 +77,11 @@ def plans(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: 
     return [*text, METHODS[type(call.config)].plan(q, k, v, call, state, key)]
 
 
-@_without_autocast
 def warm_up(
     q: Tensor,
     k: Tensor,
     *,
-    config: SVGConfig | SVG2Config,
+    config: Config,
     layout: VideoLayout,
     state: SparseState,
     key: Hashable = None,
@@ -105,7 +92,14 @@ def warm_up(
     Args:
         as in `sparse_attention`. SVG keeps nothing from call to call, so for it nothing happens.
     """
-    METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
+    with _without_autocast(q.device):
+        METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast would round centroids and sums that are float32 for a reason."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:

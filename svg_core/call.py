@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..kernels import choose_backend
 from ..kernels.gather_attention import tile_rows
-from .config import SVG2Config, SVGConfig
+from .config import Config
 from .layout import VideoLayout
 
 WORKSPACE_BYTES = 384 << 20
@@ -27,7 +27,7 @@ class Call:
         workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
     """
 
-    config: SVGConfig | SVG2Config
+    config: Config
     layout: VideoLayout
     sm_scale: float
     block_m: int

@@ -62,6 +62,9 @@ class SVG2Config:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
 
 
+Config = SVGConfig | SVG2Config
+
+
 def _check(name: str, value, ok: bool, allowed: str) -> None:
     if not ok:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
