@@ -27,7 +27,7 @@ def attend(run: Run, call: VideoCall, schedule_reason: Reason | None) -> Tensor:
             return out
     elif schedule_reason.label == "start_percent" and run.goes_sparse and run.settings.planner.WARMS_UP:
         _guarded(run, call, _warm_up)
-    raise StayDense(*(schedule_reason or run.failure), call.layer)
+    raise StayDense(*(schedule_reason or run.failure))
 
 
 def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor | None]) -> Tensor | None:

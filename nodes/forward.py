@@ -51,11 +51,13 @@ class Forward:
     Attributes:
         run: the sampling run that it belongs to.
         schedule_reason: why all calls stay dense at this place in the schedule, or None.
+        layer: of the last call that was the video's, as in `VideoCall`; None before it.
         inside: the host's own attention is being called; overrides that lead back here pass it on.
     """
 
     def __init__(self, run: Run, family: Family, diffusion_model: nn.Module, arguments: dict):
         self.run, self.family, self.diffusion_model, self.arguments = run, family, diffusion_model, arguments
+        self.layer: int | None = None
         self.inside = False
         options = arguments["transformer_options"]
         self.grid = forward_grid(diffusion_model, arguments)
@@ -93,13 +95,10 @@ class Forward:
         if self.grid is None or not self._is_self_attention(rows, tokens, options):
             return None
         layer = layer_of(self.family, self.diffusion_model, options)
-        layer = self.calls if layer is None else layer  # by counting
+        self.layer = layer = self.calls if layer is None else layer  # by counting
         self._calls[layer] += 1
-        try:
-            layouts = self._layouts(rows, tokens, mask, options)
-            self._check(q, k, v, layer)
-        except StayDense as stay:
-            raise StayDense(*stay.reason, layer) from None
+        layouts = self._layouts(rows, tokens, mask, options)
+        self._check(q, k, v)
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
         return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts)
 
@@ -151,7 +150,7 @@ class Forward:
             raise StayDense(*self._masked)
         return self._masked
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> None:
+    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Raises StayDense for a call whose layout is understood; decided before any work."""
         settings = self.run.settings
         tokens, head_dim = q.shape[2:]
@@ -161,7 +160,7 @@ class Forward:
             raise StayDense("head_dim", f"{head_dim} is none of those supported, {HEAD_DIMS}")
         if not q.shape == k.shape == v.shape:
             raise StayDense("heads", f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads")
-        if layer in settings.dense_blocks:
+        if self.layer in settings.dense_blocks:
             raise StayDense("dense_blocks", f"block {describe_blocks(settings.dense_blocks)}")
         if self.run.training:
             raise StayDense("training", "gradients are enabled, and sparse attention cannot compute them")

@@ -129,7 +129,7 @@ def make_override(previous, dense_attention: str = "previous"):
             call = forward.video_call(*args, **kwargs)
             return others() if call is None else attend(run, call, forward.schedule_reason)
         except StayDense as stay:
-            run.count_dense(stay.reason, stay.layer)
+            run.count_dense(stay.reason, forward.layer)
             with run.record.timed("dense", _device(*args, **kwargs)):
                 return dense()
         finally:

@@ -13,11 +13,8 @@ class Reason(NamedTuple):
 
 
 class StayDense(Exception):
-    """A call of the video's self-attention cannot be sparse, because of its `reason`; the override catches it.
+    """A call of the video's self-attention cannot be sparse, because of its `reason`; the override catches it."""
 
-    `layer` is the position among the model's attention blocks, where it is known.
-    """
-
-    def __init__(self, label: str, text: str, layer: int | None = None):
+    def __init__(self, label: str, text: str):
         super().__init__(f"{label}: {text}")
-        self.reason, self.layer = Reason(label, text), layer
+        self.reason = Reason(label, text)
