@@ -21,10 +21,11 @@ from .attend import attend
 from .compiled import code
 from .families import FAMILIES, OTHER, family_of
 from .forward import Forward
+from .lines import log_line
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
 from .overrides import is_sparse, override_name
-from .run import Run, summary, warnings
+from .run import Run
 from .settings import Settings
 
 KEY = "sparse_videogen"
@@ -152,8 +153,8 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     finally:
         options.pop(KEY, None)
         report = run.close()
-        log.info("%s %s", PREFIX, summary(report))
-        for line in warnings(report):
+        log.info("%s %s", PREFIX, log_line(report))
+        for line in report["warnings"]:
             log.warning("%s %s: %s", PREFIX, settings.method, line)
         _keep(report, reports_of(guider.model_patcher))  # lost where another node made the model anew, from its parts
 

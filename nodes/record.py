@@ -16,7 +16,7 @@ from torch import Tensor
 from ..svg_core import AttentionStats
 
 # Means over the heads of one sparse call.
-FIGURES = ("density", "computed", "error", "temporal", "kept", "dense_heads", "finite", "broken")
+FIGURES = ("density", "computed", "error", "temporal", "kept_fraction", "dense_heads", "finite", "broken")
 DIGITS = 4  # of what goes to the page: a run of 50 steps and 60 layers stays under 200 kB
 
 
@@ -99,7 +99,7 @@ class Record:
         return {
             "step": number,
             **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error")},
-            **{name: _mean(calls, name) for name in ("temporal", "kept", "dense_heads")},
+            **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "dense_heads")},
             "reasons": dict(step.reasons),
         }
 
@@ -125,7 +125,9 @@ class Record:
                 kind: {"calls": self._calls[kind], "seconds": round(seconds, 4)} for kind, seconds in self._seconds.items()
             },
             "untimed": sorted(self._untimed),
-            "layers": {name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "temporal", "kept")},
+            "layers": {
+                name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "temporal", "kept_fraction")
+            },
             "steps": [self.step(number) for number in steps],
         }
 
@@ -173,15 +175,3 @@ def _mean(calls: list[list[float]], name: str) -> float | None:
 
 def _rounded(value: float) -> float:
     return round(value, DIGITS)
-
-
-def work_line(report: dict) -> str:
-    """`36 of 48 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work`."""
-    parts = [f"{report['sparse_calls']} of {report['calls']} calls sparse"]
-    if report["sparse_calls"]:
-        parts.append(f"density {report['density']:.2f}")
-    if report["error"] is not None:
-        parts.append(f"error {100 * report['error']:.1f} %")
-    if report["work"] and report["sparse_calls"]:
-        parts.append(f"about {1 / report['work']:.1f}x less attention work")
-    return ", ".join(parts)

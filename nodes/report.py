@@ -12,10 +12,9 @@ from torch import Tensor
 
 from .host import executing_node
 from .inputs import schema
+from .lines import time_lines
 from .patch import reports_of
 from .plots import Canvas
-from .record import work_line
-from .run import warnings
 
 WIDTH, HEIGHT = 1280, 1000
 MARGIN, MIDDLE = 40, WIDTH // 2
@@ -106,7 +105,8 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
     if report is None or not report["calls"]:
         canvas.paragraph((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT), otherwise, size=24)
         return canvas.tensor()
-    canvas.text(MARGIN, 30, f"{report['method']}: {work_line(report)}", size=26)
+    canvas.text(MARGIN, 20, f"{report['method']}: {report['line']}", size=26)
+    canvas.text(MARGIN, 56, report["heads"], size=18)
     left, right = (MARGIN, MIDDLE - 20), (MIDDLE + 20, WIDTH - MARGIN)
     upper, lower = (90, 540), (580, HEIGHT - 20)
     for (x0, x1), name, title, form in ((left, "density", "Density", "{:.2f}"), (right, "error", "Measured error", "{:.1%}")):
@@ -117,32 +117,10 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
         canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["temporal"], **bars)
     else:
         bars = {"title": "Key clusters computed", "unit": "clusters"}
-        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["kept"], **bars)
+        canvas.bars((left[0], lower[0], left[1], lower[1]), report["layers"]["kept_fraction"], **bars)
     canvas.text(right[0], lower[0], "Time in attention", size=22)
     canvas.paragraph((right[0], lower[0] + 38, right[1], lower[0] + 150), time_lines(report), size=18)
     canvas.text(right[0], lower[0] + 170, "Dense calls", size=22)
-    canvas.paragraph((right[0], lower[0] + 208, right[1], lower[1]), dense_lines(report), size=18)
+    told = report["warnings"] + report["notes"]  # what does not fit is cut off
+    canvas.paragraph((right[0], lower[0] + 208, right[1], lower[1]), told or ["none"], size=18)
     return canvas.tensor()
-
-
-def time_lines(report: dict) -> list[str]:
-    """Seconds by kind of call, and how much faster a sparse call was; devices on which that was not measured."""
-    lines, per_call = [], {}
-    for kind in ("dense", "warm_up", "sparse"):
-        if kind in report["attention"]:
-            calls, seconds = report["attention"][kind].values()
-            per_call[kind] = seconds / calls
-            lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:.3g} ms each")
-    if "dense" in per_call and "sparse" in per_call:
-        lines.append(f"a sparse call took {per_call['sparse'] / per_call['dense']:.2f} of a dense one's time")
-    return lines + [f"not measured on {device}" for device in report["untimed"]]
-
-
-def dense_lines(report: dict) -> list[str]:
-    """What is not as it should be, first since what does not fit is cut off; a line a reason; what else one should know."""
-    lines = warnings(report)
-    lines += [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
-    if report["dense_heads"]:
-        lines.append(f"{report['dense_heads']:.1%} of heads were above max_error and computed in full")
-    lines += [f"torch in place of the Triton kernel {op}: {message}" for op, message in report["kernel_failures"].items()]
-    return lines or ["none"]

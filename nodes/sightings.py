@@ -9,13 +9,13 @@ from torch import nn
 from .compiled import code
 from .families import layers
 
-STALE = "unseen: torch.compile had compiled this model without the node; it is being compiled again"
+STALE = "not_reached: torch.compile had compiled this model without the node; it is being compiled again"
 IN_PARTS = (
-    "unseen: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
+    "not_reached: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
     "has no sparse form here"
 )
 UNSEEN = (
-    "unseen: this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
+    "not_reached: this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
     "(update ComfyUI), or another node replaced it"
 )
 

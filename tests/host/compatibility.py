@@ -39,7 +39,7 @@ NAMES = {
     "kandinsky5": "Kandinsky 5",
 }
 METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
-REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}
+REASONS = {"not_reached": "dense: this ComfyUI hands the model's attention no options"}
 HEAD = """# Models and ComfyUI versions
 
 Written by `python tests/host/compatibility.py`: each cell is a render of a tiny model with random weights in that

@@ -89,7 +89,7 @@ def test_a_step_that_a_cache_leaves_out_is_no_forward(host, side):
     left_out = int(re.search(r"EasyCache - skipped (\d+)/10 steps", result.log)[1])
     (report,) = reports(result)
     assert left_out > 0 and report["calls"] == 3 * (10 - left_out)
-    assert "unseen" not in report["dense_reasons"]
+    assert "not_reached" not in report["dense_reasons"]
 
 
 # Families with attention of another kind, and the modules of theirs whose attention is the video's.

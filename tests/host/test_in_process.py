@@ -185,7 +185,8 @@ kept = vars(model.model).pop("memory_required", None) is another
 tell("threads tell", extra=[asked - alone for asked in told_extra[:4]], other=told_extra[4], failed=failed, kept=kept)
 tell("after all", plain=bool(torch.equal(sample(model), plain)))
 
-from sparse_videogen.nodes.report import draw_report, time_lines
+from sparse_videogen.nodes.lines import time_lines
+from sparse_videogen.nodes.report import draw_report
 from sparse_videogen.nodes.run import Run
 run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
 run.count_dense("dense_blocks: 0", layer=0)
@@ -248,19 +249,19 @@ def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, what):
         told = faults[f"{what}, {dense_attention}"]
         assert told["same"] and told["reached"] == reached
         assert sum("SVG2 failed; the rest of this run is dense" in said for said in told["said"]) == 1
-        assert "sparse 0/" in told["said"][-1] and " error" in told["said"][-1]
+        assert "All 12 calls dense" in told["said"][-1] and " error" in told["said"][-1]
 
 
 def test_out_of_memory_goes_on_with_fewer_heads(faults):
     told = faults["memory for one head"]
     assert told["difference"] == 0 and told["failed"] >= 1 and told["calls"] > told["failed"]
     assert sum("out of memory, so fewer heads at a time from here on" in said for said in told["said"]) == 1
-    assert "sparse 8/12 calls" in told["said"][-1]
+    assert "8 of 12 calls sparse" in told["said"][-1]
 
 
 def test_out_of_memory_in_a_kernels_own_words_goes_on_sparse(faults):
     told = faults["a kernel's memory"]
-    assert told["difference"] == 0 and "sparse 8/12 calls" in told["said"][-1]
+    assert told["difference"] == 0 and "8 of 12 calls sparse" in told["said"][-1]
     assert not any("failed" in said for said in told["said"])
 
 
@@ -269,7 +270,7 @@ def test_nan_in_the_model_ends_in_a_finished_render(faults, method):
     told = faults[f"NaN in q, {method}"]
     assert told["shape"] == [1, 16, 5, 16, 24]
     (line,) = (said for said in told["said"] if "NaN or infinity" in said)
-    assert "in dense attention too: the model's q, k or v brought it" in line and "fault" not in line
+    assert "in dense attention too: it comes from the model's q, k or v" in line and "fault" not in line
     assert faults["NaN gone"]["plain"]
 
 
@@ -283,7 +284,9 @@ def test_kernels_that_raise_hand_over_to_torch(faults):
     kernels = [f"{op} (cpu, float32)" for op in ops] + ["pack_lists (cpu, int32)"]
     lines = [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in kernels]
     assert told["same"] and all(sum(line in said for said in told["said"]) == 1 for line in lines)
-    assert "sparse 8/12 calls" in told["said"][-1] and "torch in place of Triton: assign (cpu, float32)," in told["said"][-1]
+    assert (
+        "8 of 12 calls sparse" in told["said"][-2] and "Triton kernels that failed: assign (cpu, float32)," in told["said"][-1]
+    )
 
 
 def test_the_host_is_told_how_much_memory_a_run_takes(faults):
