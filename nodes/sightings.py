@@ -11,8 +11,8 @@ from .families import layers
 
 STALE = "not_reached: torch.compile had compiled this model without the node; it is being compiled again"
 IN_PARTS = (
-    "not_reached: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
-    "has no sparse form here"
+    "not_reached: this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that "
+    "kind has no sparse form here"
 )
 UNSEEN = (
     "not_reached: this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
