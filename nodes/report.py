@@ -24,8 +24,8 @@ NOTHING = (
 )
 ANOTHER = (
     "Nothing to report: samplers used this MODEL, but these samples come from none of them.",
-    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes. If that is so, run the "
-    "sampler again: its result was kept from another copy of the workflow.",
+    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes. If it is "
+    "connected, run the sampler again: ComfyUI kept its result from another copy of the workflow.",
 )
 
 
@@ -40,18 +40,18 @@ class SVGReport(io.ComfyNode):
             node_id="SVGReport",
             display_name="Sparse VideoGen Report",
             category="model/patch/report",
-            description="What the sampling run that made these samples did with a Sparse VideoGen model: density and measured "
-            "error by layer and step, head types, time in attention, and why calls stayed dense.",
+            description="Shows what the sampling run that made these samples did with a Sparse VideoGen model: density and "
+            "measured error by layer and step, head types, time in attention, and why calls stayed dense.",
             is_output_node=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
-                io.Model.Input("model", tooltip="The model that was sampled, as it comes from the SVG or SVG2 node."),
-                io.Latent.Input("samples", tooltip="What the sampler made of it: so the report comes after the run."),
+                io.Model.Input("model", tooltip="The model that was sampled: the MODEL output of the SVG or SVG2 node."),
+                io.Latent.Input("samples", tooltip="The LATENT that the sampler made, so that the report comes after the run."),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The samples, unchanged."),
                 io.Image.Output(display_name="IMAGE", tooltip="The report as a picture."),
-                io.String.Output(display_name="JSON", tooltip="The report's figures."),
+                io.String.Output(display_name="JSON", tooltip="The figures of the report."),
             ],
         )
 
