@@ -33,7 +33,8 @@ def run_words(report: dict) -> dict:
 def log_line(report: dict) -> str:
     """A run in one line: its line, what the heads did, and how many calls stayed dense for which reason."""
     dense = ", ".join(f"{calls} {label}" for label, calls in report["dense_reasons"].items())
-    return "; ".join(filter(None, (f"{report['method']}: {report['line']}", report["heads"], dense and f"dense: {dense}")))
+    parts = (f"{report['method']}: {report['line']}", report["heads"], dense and f"calls that stayed dense: {dense}")
+    return "; ".join(filter(None, parts))
 
 
 def time_lines(report: dict) -> list[str]:

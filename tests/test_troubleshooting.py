@@ -13,7 +13,16 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 SOURCES = [*sorted((ROOT / "nodes").glob("*.py")), *sorted((ROOT / "kernels").glob("*.py"))]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 # Position of the message among the arguments.
-SPEAKERS = {"say": 1, "say_once": 0, "info": 0, "warning": 0, "ValueError": 0, "RuntimeError": 0, "NoTileConfig": 0}
+SPEAKERS = {
+    "say": 1,
+    "say_once": 0,
+    "info": 0,
+    "warning": 0,
+    "append": 0,
+    "ValueError": 0,
+    "RuntimeError": 0,
+    "NoTileConfig": 0,
+}
 REASON = re.compile(r"([a-z_]+): ")
 
 
@@ -58,7 +67,7 @@ MESSAGES, REASONS = messages(), reasons()
 
 def test_the_search_finds_what_is_known():
     assert len(MESSAGES) >= 20 and "takes the place of an earlier Sparse VideoGen node on this model" in MESSAGES
-    assert {"start_percent", "min_tokens", "layout", "mask", "head_dim", "unseen", "dense_blocks"} < set(REASONS)
+    assert {"start_percent", "min_tokens", "layout", "mask", "head_dim", "not_reached", "dense_blocks"} < set(REASONS)
 
 
 @pytest.mark.parametrize("message", MESSAGES)

@@ -37,7 +37,7 @@ def test_a_run():
         "warnings": [],
         "notes": ["start_percent: early (11 calls)", "dense_blocks (1 call)"],
     }
-    assert log_line(REPORT | words) == f"SVG2: {line}; {heads}; dense: 11 start_percent, 1 dense_blocks"
+    assert log_line(REPORT | words) == f"SVG2: {line}; {heads}; calls that stayed dense: 11 start_percent, 1 dense_blocks"
 
 
 @pytest.mark.parametrize(
