@@ -24,7 +24,7 @@ from .settings import Settings
 
 
 class SVG2Attention(io.ComfyNode):
-    """Sparse VideoGen 2: tokens are grouped by k-means, and each query tile computes the key clusters that matter."""
+    """Sparse VideoGen 2: tokens are clustered by k-means, and each query tile computes the key clusters that matter."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
