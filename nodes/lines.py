@@ -44,9 +44,9 @@ def time_lines(report: dict) -> list[str]:
         if kind in report["attention"]:
             calls, seconds = report["attention"][kind].values()
             per_call[kind] = seconds / calls
-            lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:.3g} ms each")
+            lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:,.1f} ms each")
     if "dense" in per_call and "sparse" in per_call:
-        lines.append(f"A sparse call took {per_call['sparse'] / per_call['dense']:.2f} of a dense call's time.")
+        lines.append(f"A sparse call took {per_call['sparse'] / per_call['dense']:.2f} times as long as a dense one.")
     return lines + [f"Not measured on {device}." for device in report["untimed"]]
 
 
