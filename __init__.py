@@ -1,4 +1,4 @@
-"""Sparse VideoGen for ComfyUI: sparse attention (SVG, SVG2) for loaded Wan and HunyuanVideo models."""
+"""Sparse VideoGen for ComfyUI: sparse attention (SVG, SVG2) for loaded video models."""
 
 WEB_DIRECTORY = "./web"
 

@@ -36,7 +36,7 @@ def backend_status(device: torch.device, dtype: torch.dtype, head_dim: int, back
         ValueError: `backend` is none of `BACKENDS`.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: allowed are {', '.join(BACKENDS)}")
+        raise ValueError(f"backend={backend!r}: must be one of {', '.join(BACKENDS)}")
     if backend == "torch" or (backend == "auto" and device.type == "cpu"):  # Triton's interpreter is for tests that ask for it
         return "torch", None
     return "triton", triton_obstacle(device) or _gather_obstacle(device, dtype, head_dim)
@@ -50,7 +50,7 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, head_
     """
     name, reason = backend_status(device, dtype, head_dim, backend)
     if reason is not None:
-        raise RuntimeError(f"backend={backend!r} cannot run: {reason}; or choose backend 'torch', which is slow")
+        raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
     return name
 
 
@@ -124,5 +124,5 @@ def triton_obstacle(device: torch.device) -> str | None:
         return f"the tensors are on {device.type!r} and Triton needs an NVIDIA or AMD GPU; move the model to one"
     if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         name, has = torch.cuda.get_device_name(device), architecture(device)
-        return f"{name} has compute capability {has}, the kernels need 8.0 (RTX 30 series, A100) or newer"
+        return f"{name} has compute capability {has}, and the kernels need 8.0 (RTX 30 series, A100) or newer"
     return None

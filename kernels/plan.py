@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 # The Gaussian behind the second-order term no longer holds where the term is large: on very sharp heads it
@@ -58,15 +57,6 @@ class Plan:
     def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
         """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""
         return count_pairs((self.query_index >= 0).sum(-1), self.key_count, self.list_of_head, block_m, block_n)
-
-    def check(self, tokens: int) -> None:
-        """Raises a ValueError if an index is out of range; waits for the device."""
-        used = torch.arange(self.key_index.shape[2], device=self.key_index.device) < self.key_count.unsqueeze(-1)
-        for name, index in (("query_index", self.query_index[self.query_index != -1]), ("key_index", self.key_index[used])):
-            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < tokens:
-                raise ValueError(
-                    f"gather_attention: {name} holds {int(index.min())} to {int(index.max())}, allowed are 0 to {tokens - 1}"
-                )
 
 
 def count_pairs(rows: Tensor, keys: Tensor, list_of_head: Tensor, block_m: int = 1, block_n: int = 1) -> Tensor:

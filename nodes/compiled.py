@@ -58,7 +58,7 @@ def _forget(model: nn.Module) -> None:
         for function in _functions(model):
             reset_code(function.__code__)
     except Exception as error:  # torch's own matter, which changes: the model goes on as it was compiled
-        log.warning("%s what torch.compile made of %s could not be thrown away", PREFIX, type(model).__name__, exc_info=error)
+        log.warning("%s what torch.compile made of %s could not be discarded", PREFIX, type(model).__name__, exc_info=error)
 
 
 def _functions(model: nn.Module) -> Iterator[types.FunctionType]:

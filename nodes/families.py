@@ -182,8 +182,8 @@ def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: Vid
         return grid
     before = family.tokens_before(model, arguments, surplus) if surplus > 0 else None
     if before is None:
-        size = f"{tokens} tokens, the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
-        raise StayDense("layout", f"{size}, and what the others are is not known for {family.name}")
+        size = f"{tokens} tokens and the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
+        raise StayDense("layout", f"the call has {size}; what the others are is not known for {family.name}")
     if family.surplus_is_frames and surplus % grid.frame_tokens == 0:
         return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
     return replace(grid, text_before=before, text_after=surplus - before)

@@ -26,26 +26,26 @@ class SVGVideoFidelity(io.ComfyNode):
             node_id="SVGVideoFidelity",
             display_name="Video Fidelity (PSNR, SSIM)",
             category="image/video",
-            description="PSNR and SSIM of a video against another of the same size, frame by frame, and where they differ. "
-            "To see what sparsity changes: render the same seed with and without the node.",
+            description="Compares a video with another of the same size, frame by frame: PSNR, SSIM, and where they differ. To "
+            "see what sparsity changes, render the same seed with and without the node.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("reference", tooltip="Frames of the dense render."),
-                io.Image.Input("images", tooltip="Frames of the sparse render: as many, of the same size."),
+                io.Image.Input("images", tooltip="Frames of the sparse render, matching in frame count and size."),
                 io.Float.Input(
                     "gain",
                     default=4.0,
                     min=1.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="The difference frames show the absolute difference times this (1-100).",
+                    tooltip="The difference frames show the absolute difference multiplied by this (1-100).",
                 ),
             ],
             outputs=[
-                io.Float.Output(display_name="PSNR", tooltip="In dB over all frames: 30 is close, 40 hard to tell apart."),
-                io.Float.Output(display_name="SSIM", tooltip="Mean over frames, at most 1."),
-                io.Image.Output(display_name="plot", tooltip="Both by frame."),
-                io.Image.Output(display_name="difference", tooltip="Absolute difference of each frame, times gain."),
+                io.Float.Output(display_name="PSNR", tooltip="In dB, over all frames: 30 is close, 40 is hard to tell apart."),
+                io.Float.Output(display_name="SSIM", tooltip="Mean over the frames, 1 at most."),
+                io.Image.Output(display_name="plot", tooltip="PSNR and SSIM of each frame."),
+                io.Image.Output(display_name="difference", tooltip="Absolute difference of each frame, multiplied by gain."),
             ],
         )
 
@@ -107,16 +107,16 @@ def draw_fidelity(by_frame: dict) -> Tensor:
         mean=f"{by_frame['psnr_all']:.2f} dB over all frames",
     )
     mean = sum(by_frame["ssim"]) / len(by_frame["ssim"])
-    canvas.lines(boxes[1], by_frame["ssim"], title="SSIM", colour=SERIES[1], mean=f"{mean:.4f} in the mean")
+    canvas.lines(boxes[1], by_frame["ssim"], title="SSIM", colour=SERIES[1], mean=f"{mean:.4f} over all frames")
     return canvas.tensor()
 
 
 def _check(reference: Tensor, images: Tensor) -> None:
     for name, x in (("reference", reference), ("images", images)):
         if x.ndim != 4 or x.shape[3] not in (1, 3, 4):
-            raise ValueError(f"{name} is {list(x.shape)}: it must be [frames, height, width, channels] of 1, 3 or 4 channels")
+            raise ValueError(f"{name} is {list(x.shape)}: it must be [frames, height, width, channels] with 1, 3 or 4 channels")
         if not len(x):
-            raise ValueError(f"{name} has no frames: connect a video of at least one")
+            raise ValueError(f"{name} has no frames: connect a video of at least one frame")
     if reference.shape[:3] != images.shape[:3]:
         sizes = [f"{len(x)} frames of {x.shape[2]} x {x.shape[1]}" for x in (reference, images)]
         raise ValueError(f"reference has {sizes[0]}, images has {sizes[1]}: they must match in frame count and size")
@@ -125,7 +125,7 @@ def _check(reference: Tensor, images: Tensor) -> None:
         counts = f"reference has {channels[0]} and images {channels[1]} colour channels"
         raise ValueError(f"{counts}: a grey video cannot be compared with one in colour, so convert one of them")
     if min(reference.shape[1:3]) < SSIM_WINDOW:
-        raise ValueError(f"frames of {reference.shape[2]} x {reference.shape[1]}: SSIM needs {SSIM_WINDOW} pixels a side")
+        raise ValueError(f"{reference.shape[2]} x {reference.shape[1]} pixels: SSIM needs at least {SSIM_WINDOW} on each side")
 
 
 def _psnr(squared_error: float) -> float:

@@ -129,11 +129,11 @@ class Forward:
     def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout]:
         """The layout of all tokens, or one for each element of the batch if their masks differ."""
         if rows != tokens:
-            parts = f"{rows} queries over {tokens} keys; attention in parts, such as frame by frame, is not supported"
-            raise StayDense("layout", parts)
+            parts = f"{rows} queries over {tokens} keys"
+            raise StayDense("layout", f"{parts}; attention in parts, such as frame by frame, is not supported")
         if self._others is None and tokens == text_tokens(self.arguments):
-            alike = f"text and video have {tokens} tokens each, and which attention is whose is not known for this model"
-            raise StayDense("layout", alike)
+            alike = f"text and video have {tokens} tokens each"
+            raise StayDense("layout", f"{alike}, so their attention cannot be told apart in this model")
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
         layout = token_layout(self.family, self.diffusion_model, self.arguments, grid, tokens)
         return [layout] if mask is None else mask_text(layout, self._masked_keys(mask, tokens))
@@ -157,7 +157,9 @@ class Forward:
         if tokens < settings.min_tokens:
             raise StayDense("min_tokens", f"{tokens} tokens are fewer than {settings.min_tokens}")
         if head_dim not in HEAD_DIMS:
-            raise StayDense("head_dim", f"{head_dim} is none of those supported, {HEAD_DIMS}")
+            raise StayDense(
+                "head_dim", f"heads of {head_dim} are not supported, only those of {HEAD_DIMS[0]} and {HEAD_DIMS[1]}"
+            )
         if not q.shape == k.shape == v.shape:
             raise StayDense("heads", f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads")
         if self.layer in settings.dense_blocks:

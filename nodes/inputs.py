@@ -45,34 +45,32 @@ def patch_schema(**fields) -> io.Schema:
     return schema(category=CATEGORY, outputs=outputs, hidden=[io.Hidden.unique_id], **fields)
 
 
+def number(name: str, default: float, low: float, high: float, tooltip: str):
+    """An input of a number: of hundredths where the default is a float, else whole."""
+    kind, step = (io.Float, {"step": 0.01}) if isinstance(default, float) else (io.Int, {})
+    return kind.Input(name, default=default, min=low, max=high, tooltip=tooltip, **step)
+
+
 def model_input():
     """The model to patch."""
     return io.Model.Input(
         "model",
-        tooltip="A video model: Wan, HunyuanVideo, CogVideoX, or another whose tokens are the video's patches. Image models "
-        "pass unchanged.",
+        tooltip="A video model: Wan, HunyuanVideo, CogVideoX, or another whose tokens are the patches of a video. Image models "
+        "pass through unchanged.",
     )
 
 
 def schedule_inputs() -> list:
     """start_percent and end_percent."""
     return [
-        io.Float.Input(
-            "start_percent",
-            default=0.20,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps it "
-            "close to the dense result's; less is faster and drifts further. Must be below end_percent.",
+        number(
+            *("start_percent", 0.20, 0.0, 1.0),
+            "Attention stays dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps "
+            "it close to the dense result. Less is faster, but drifts further from it. Must be below end_percent.",
         ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Dense again after this part of the schedule (0-1). 1 stays sparse to the end.",
+        number(
+            *("end_percent", 1.0, 0.0, 1.0),
+            "Attention is dense again after this part of the schedule (0-1). At 1 it stays sparse to the end.",
         ),
     ]
 
@@ -84,28 +82,23 @@ def exemption_inputs() -> list:
             io.String.Input(
                 "dense_blocks",
                 default="0",
-                tooltip='Transformer blocks that stay dense, like "0, 1, 38-39" (0-999); empty for none. The first block\'s '
-                "attention is nearly uniform in many models and gains little from sparsity.",
+                tooltip='Transformer blocks that stay dense, such as "0, 1, 38-39" (0-999); leave it empty for none. In many '
+                "models the attention of the first block is nearly uniform and gains little from sparsity.",
             )
         ),
         advanced(
-            io.Int.Input(
-                "min_tokens",
-                default=8192,
-                min=0,
-                max=10_000_000,
-                tooltip="Sequences with fewer tokens stay dense (0 or more): there sparse attention costs more than it saves.",
+            number(
+                *("min_tokens", 8192, 0, 10_000_000),
+                "Sequences with fewer tokens than this stay dense (0 or more). On short ones, sparse attention costs more than "
+                "it saves.",
             )
         ),
         advanced(
-            io.Float.Input(
-                "max_error",
-                default=0.0,
-                min=0.0,
-                max=1.0,
-                step=0.01,
-                tooltip="A head whose measured error is above this is computed in full for that call, on top of the sparse "
-                "work; 0 turns it off. The measured error is shown on the node: set it a little above what most layers show.",
+            number(
+                *("max_error", 0.0, 0.0, 1.0),
+                "A head whose measured error is above this limit is computed in full for that call, in addition to the sparse "
+                "work; 0 turns the limit off. The panel shows the measured error: set the limit a little above that of most "
+                "layers.",
             )
         ),
     ]
@@ -117,7 +110,8 @@ def preset_input(presets: dict[str, dict]):
         "preset",
         options=[CUSTOM, *presets],
         default=CUSTOM,
-        tooltip="Settings for a model or purpose. A preset's numbers win over the widgets; Custom uses the widgets.",
+        tooltip="Settings for a model or a purpose. The numbers of a preset take the place of what the widgets say; Custom "
+        "uses the widgets.",
     )
     widget.extra_dict["presets"] = presets
     return widget
@@ -131,14 +125,15 @@ def execution_inputs() -> list:
                 "backend",
                 options=list(BACKENDS),
                 default="auto",
-                tooltip="auto: Triton kernels where they run, else torch. triton or torch: insist on one.",
+                tooltip="auto uses the Triton kernels where they run, and torch elsewhere. triton or torch insists on one.",
             )
         ),
         advanced(
             io.Boolean.Input(
                 "verbose",
                 default=False,
-                tooltip="Log density and measured error of every sparse call. Waits for the GPU at each, so it is slower.",
+                tooltip="Logs the density and the measured error of every sparse call. It waits for the GPU in each of them, "
+                "so it is slower.",
             )
         ),
     ]
@@ -152,6 +147,6 @@ def dense_attention_input():
             options=list(DENSE_ATTENTION),
             default="previous",
             tooltip="Who computes the calls that stay dense. previous: another node's attention on this model, if there is "
-            "one, which may be sparse itself. host: ComfyUI's own attention, in full.",
+            "one; it may itself be sparse. host: ComfyUI's own attention, which computes them in full.",
         )
     )

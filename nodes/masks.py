@@ -28,11 +28,13 @@ def masked_keys(mask: Tensor, tokens: int) -> list[tuple[int, ...]]:
     """
     same_for = mask.shape[:1] if mask.ndim == 2 else mask.shape[1:-1]
     if mask.shape[-1] != tokens or any(size != 1 for size in same_for):
-        raise StayDense("mask", f"{tuple(mask.shape)} is no mask of the {tokens} keys alone")
+        raise StayDense(
+            "mask", f"a mask of {tuple(mask.shape)} is not the same for every query and head, or not for {tokens} keys"
+        )
     rows = mask.flatten(0, -2).cpu()
     out = rows <= OUT_OF_REACH if rows.is_floating_point() else ~rows.bool()
     if rows.is_floating_point() and (rows[~out] != 0).any():
-        raise StayDense("mask", "it weighs keys, instead of leaving some out")
+        raise StayDense("mask", "it gives keys different weights instead of leaving some out")
     keys = [tuple(row.nonzero().flatten().tolist()) for row in out]
     return keys[:1] if len(set(keys)) == 1 else keys
 

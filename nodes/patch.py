@@ -20,11 +20,12 @@ from .attend import attend
 from .compiled import code
 from .families import FAMILIES, OTHER, family_of
 from .forward import Forward
+from .lines import log_line
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
 from .overrides import is_sparse, override_name
 from .reasons import Reason, StayDense
-from .run import Run, summary, warnings
+from .run import Run
 from .settings import Settings
 
 KEY = "sparse_videogen"
@@ -42,15 +43,18 @@ def patch_model(model, settings: Settings):
     diffusion_model = model.get_model_object("diffusion_model")
     family, name = family_of(diffusion_model), type(diffusion_model).__name__
     if not host.HAS_ATTENTION_OVERRIDE:
-        needed = f"needs ComfyUI {host.FIRST_WITH_OVERRIDE} or newer, this is {host.version()}"
-        say(settings.method, f"{needed}; nothing changes. Update ComfyUI")
+        needed = f"needs ComfyUI {host.FIRST_WITH_OVERRIDE} or newer, and this is {host.version()}"
+        say(settings.method, f"{needed}; the model passes through unchanged. Update ComfyUI")
         return model
     if family is None:
         known = ", ".join(family.name for family in FAMILIES)
-        say(settings.method, f"{name} is no video model that this node knows ({known}); nothing changes")
+        say(settings.method, f"{name} is no video model that this node knows ({known}); it passes through unchanged")
         return model
     if family is OTHER:
-        say(settings.method, f"{name} is of no known family; sparse where its tokens are the video's patches and nothing else")
+        say(
+            settings.method,
+            f"{name} is of no known family; it runs sparse where its tokens are the patches of a video and nothing else",
+        )
     if hasattr(settings.config, "first_frame"):
         settings = replace(settings, config=replace(settings.config, first_frame=family.first_frame))
 
@@ -69,7 +73,7 @@ def patch_model(model, settings: Settings):
             extra = run_bytes(settings, family, patcher, noise_shape, conds)
         except Exception as error:  # a model that is not built as its family is: the run itself may go well
             extra = None
-            log.warning("%s %s: memory not estimated", PREFIX, settings.method, exc_info=error)
+            log.warning("%s %s: the memory that this run needs could not be estimated", PREFIX, settings.method, exc_info=error)
         if extra is None:
             return executor(patcher, noise_shape, conds, *args, **kwargs)
         run = _run_of(kwargs.get("model_options", *args[:1]))
@@ -159,8 +163,8 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     finally:
         options.pop(RUN, None)
         report = run.close()
-        log.info("%s %s", PREFIX, summary(report))
-        for line in warnings(report):
+        log.info("%s %s", PREFIX, log_line(report))
+        for line in report["warnings"]:
             log.warning("%s %s: %s", PREFIX, settings.method, line)
         _keep(report, reports_of(guider.model_patcher))  # lost where another node made the model anew, from its parts
 
@@ -230,15 +234,15 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, kwargs
     override = options.get(OVERRIDE)
     if not _is_ours(override):
-        run.say_once("another node replaced or removed the attention override; put back in front of what is there")
+        run.say_once("another node replaced or removed the attention override; it was put back in front of what is there now")
         override = make_override(override, run.settings.dense_attention)
     _note_previous(run, override.previous)
     try:
         forward = Forward(run, family, executor.class_obj, arguments)
         run.sightings.put(forward)
         if forward.grid is None:
-            given = f"this model's input x is {_what(arguments.get('x'))}, not a video [B, C, T, H, W]"
-            run.count_dense(Reason("layout", given))
+            x = _what(arguments.get("x"))
+            run.count_dense(Reason("layout", f"the input x of this model is {x}, not a video [B, C, T, H, W]"))
     except Exception as error:  # a render is never lost to an argument that no host was seen to pass
         run.count_dense(run.fail(error))
         forward = None

@@ -184,15 +184,3 @@ def _mean(calls: list[list[float]], name: str) -> float | None:
 
 def _rounded(value: float) -> float:
     return round(value, DIGITS)
-
-
-def work_line(report: dict) -> str:
-    """`36 of 48 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work`."""
-    parts = [f"{report['sparse_calls']} of {report['calls']} calls sparse"]
-    if report["sparse_calls"]:
-        parts.append(f"density {report['density']:.2f}")
-    if report["error"] is not None:
-        parts.append(f"error {100 * report['error']:.1f} %")
-    if report["work"] and report["sparse_calls"]:
-        parts.append(f"about {1 / report['work']:.1f}x less attention work")
-    return ", ".join(parts)

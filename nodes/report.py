@@ -12,10 +12,9 @@ from torch import Tensor
 
 from .host import executing_node
 from .inputs import schema
+from .lines import time_lines
 from .patch import reports_of
 from .plots import Canvas
-from .record import work_line
-from .run import warnings
 
 WIDTH, HEIGHT = 1280, 1000
 MARGIN, MIDDLE = 40, WIDTH // 2
@@ -25,8 +24,8 @@ NOTHING = (
 )
 ANOTHER = (
     "Nothing to report: samplers used this MODEL, but these samples come from none of them.",
-    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes. If that is so, run the "
-    "sampler again: its result was kept from another copy of the workflow.",
+    "Connect the LATENT of the sampler whose run you want to see, as it is or after other latent nodes. If it is "
+    "connected, run the sampler again: ComfyUI kept its result from another copy of the workflow.",
 )
 
 
@@ -41,18 +40,18 @@ class SVGReport(io.ComfyNode):
             node_id="SVGReport",
             display_name="Sparse VideoGen Report",
             category="model/patch/report",
-            description="What the sampling run that made these samples did with a Sparse VideoGen model: density and measured "
-            "error by layer and step, head types, time in attention, and why calls stayed dense.",
+            description="Shows what the sampling run that made these samples did with a Sparse VideoGen model: density and "
+            "measured error by layer and step, head types, time in attention, and why calls stayed dense.",
             is_output_node=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
-                io.Model.Input("model", tooltip="The model that was sampled, as it comes from the SVG or SVG2 node."),
-                io.Latent.Input("samples", tooltip="What the sampler made of it: so the report comes after the run."),
+                io.Model.Input("model", tooltip="The model that was sampled: the MODEL output of the SVG or SVG2 node."),
+                io.Latent.Input("samples", tooltip="The LATENT that the sampler made, so that the report comes after the run."),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The samples, unchanged."),
                 io.Image.Output(display_name="IMAGE", tooltip="The report as a picture."),
-                io.String.Output(display_name="JSON", tooltip="The report's figures."),
+                io.String.Output(display_name="JSON", tooltip="The figures of the report."),
             ],
         )
 
@@ -106,7 +105,8 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
     if report is None or not report["calls"]:
         canvas.paragraph((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT), otherwise, size=24)
         return canvas.tensor()
-    canvas.text(MARGIN, 30, f"{report['method']}: {work_line(report)}", size=26)
+    canvas.text(MARGIN, 20, f"{report['method']}: {report['line']}", size=26)
+    canvas.text(MARGIN, 56, report["heads"], size=18)
     left, right = (MARGIN, MIDDLE - 20), (MIDDLE + 20, WIDTH - MARGIN)
     upper, lower = (90, 540), (580, HEIGHT - 20)
     for (x0, x1), name, title, form in ((left, "density", "Density", "{:.2f}"), (right, "error", "Measured error", "{:.1%}")):
@@ -121,28 +121,6 @@ def draw_report(report: dict | None, otherwise: Iterable[str] = NOTHING) -> Tens
     canvas.text(right[0], lower[0], "Time in attention", size=22)
     canvas.paragraph((right[0], lower[0] + 38, right[1], lower[0] + 150), time_lines(report), size=18)
     canvas.text(right[0], lower[0] + 170, "Dense calls", size=22)
-    canvas.paragraph((right[0], lower[0] + 208, right[1], lower[1]), dense_lines(report), size=18)
+    told = report["warnings"] + report["notes"]  # what does not fit is cut off
+    canvas.paragraph((right[0], lower[0] + 208, right[1], lower[1]), told or ["none"], size=18)
     return canvas.tensor()
-
-
-def time_lines(report: dict) -> list[str]:
-    """Seconds by kind of call, and how much faster a sparse call was; devices on which that was not measured."""
-    lines, per_call = [], {}
-    for kind in ("dense", "warm_up", "sparse"):
-        if kind in report["attention"]:
-            calls, seconds = report["attention"][kind].values()
-            per_call[kind] = seconds / calls
-            lines.append(f"{kind.replace('_', '-')}: {seconds:.2f} s in {calls} calls, {1000 * per_call[kind]:.3g} ms each")
-    if "dense" in per_call and "sparse" in per_call:
-        lines.append(f"a sparse call took {per_call['sparse'] / per_call['dense']:.2f} of a dense one's time")
-    return lines + [f"not measured on {device}" for device in report["untimed"]]
-
-
-def dense_lines(report: dict) -> list[str]:
-    """What is not as it should be, first since what does not fit is cut off; a line a reason; what else one should know."""
-    lines = warnings(report)
-    lines += [f"{count} {label}: {report['explanations'][label]}" for label, count in report["dense_reasons"].items()]
-    if report["dense_heads"]:
-        lines.append(f"{report['dense_heads']:.1%} of heads were above max_error and computed in full")
-    lines += [f"torch in place of the Triton kernel {op}: {message}" for op, message in report["kernel_failures"].items()]
-    return lines or ["none"]

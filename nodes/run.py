@@ -11,6 +11,7 @@ import torch
 
 from ..kernels import failures
 from ..svg_core import WORKSPACE_BYTES, AttentionStats, SparseState
+from .lines import run_words, step_words
 from .log import PREFIX, log, say
 from .reasons import Reason
 from .record import Record
@@ -129,7 +130,8 @@ class Run:
     def _tell_step(self, step: int) -> None:
         if step >= 0:
             steps = None if self._schedule is None else len(self._schedule)
-            self._tell("step", {**self._labels(), "steps": steps, **self.record.step(step)})
+            figures = self.record.step(step)
+            self._tell("step", {**self._labels(), "steps": steps, **figures, **step_words(figures, steps)})
 
     def _labels(self) -> dict:
         return {"node": self.settings.node_id, "run": self._number, "method": self.settings.method}
@@ -137,7 +139,7 @@ class Run:
     def halve_workspace(self, device: torch.device) -> None:
         """After an out-of-memory: fewer heads at a time on this device for the rest of the run."""
         self.on(device).workspace_bytes //= 2
-        self.say_once("out of memory, so fewer heads at a time from here on")
+        self.say_once("out of memory: from here on fewer heads are computed at a time")
 
     def fail(self, error: Exception, label: str = "error") -> Reason:
         """Keeps the rest of the run dense after an error; its traceback is logged once. Returns the reason."""
@@ -179,49 +181,14 @@ class Run:
         return report
 
     def report(self) -> dict:
-        """What happened, JSON-ready; figures as in `Record.report`."""
+        """What happened, JSON-ready; figures as in `Record.report`, words as in `run_words`."""
         settings = asdict(self.settings)
         settings |= settings.pop("config") | {"dense_blocks": sorted(self.settings.dense_blocks)}
         told = {"kernel_failures": failures(), "inexact_dense": self.inexact}
-        return {**self._labels(), "settings": settings, **self.record.report(), **told}
+        report = {**self._labels(), "settings": settings, **self.record.report(), **told}
+        return report | run_words(report)
 
 
 def _reached(sigma: float, step: float, following: float) -> bool:
     """Whether a sigma is at or past the following step's, on the way there from this step's."""
     return sigma >= following * (1 - TIE) if following > step else sigma <= following * (1 + TIE)
-
-
-def summary(report: dict) -> str:
-    """The line of a run: `SVG2: sparse 36/48 calls, density 0.31, computed 0.33, error 2.1 %, dense: 8 start_percent`."""
-    parts = [f"{report['method']}: sparse {report['sparse_calls']}/{report['calls']} calls"]
-    if report["sparse_calls"]:
-        parts.append(f"density {report['density']:.2f}, computed {report['computed']:.2f}")
-    if report["error"] is not None:
-        parts.append(f"error {report['error']:.1%}")
-    if report["dense_heads"]:
-        parts.append(f"{report['dense_heads']:.1%} of heads above max_error and dense")
-    if report["dense_reasons"]:
-        parts.append("dense: " + ", ".join(f"{n} {label}" for label, n in report["dense_reasons"].items()))
-    if report["kernel_failures"]:
-        parts.append("torch in place of Triton: " + ", ".join(report["kernel_failures"]))
-    return ", ".join(parts)
-
-
-def warnings(report: dict) -> list[str]:
-    """What of a run is not as it should be, beside kernels that failed."""
-    brought, broken = report["not_finite_calls"] - report["broken_calls"], report["broken_calls"]
-    lines = []
-    if brought:
-        lines.append(f"NaN or infinity in {_calls(brought)}, in dense attention too: the model's q, k or v brought it")
-    if broken:
-        lines.append(f"NaN or infinity in {_calls(broken)} where dense attention has none: please report this fault")
-    if report["inexact_dense"] and report["dense_reasons"]:
-        lines.append(
-            f"the dense calls may not be exact: {report['inexact_dense']} takes them and seems to be sparse; remove that node "
-            "or set dense_attention to host"
-        )
-    return lines
-
-
-def _calls(number: int) -> str:
-    return f"{number} sparse call{'' if number == 1 else 's'}"

@@ -13,12 +13,12 @@ from .reasons import Reason
 STALE = Reason("not_reached", "torch.compile had compiled this model without the node; it is being compiled again")
 IN_PARTS = Reason(
     "not_reached",
-    "this sampler makes the video part by part and keeps the keys of what is done (causal Wan); attention of that kind "
-    "has no sparse form here",
+    "this sampler makes the video part by part and keeps the keys of the parts that are done (causal Wan); there is no "
+    "sparse form of that here",
 )
 NOT_REACHED = Reason(
     "not_reached",
-    "this model's self-attention does not reach this node; this ComfyUI does not hand its options down to it "
+    "the self-attention of this model does not reach this node: this ComfyUI does not pass its options down to it "
     "(update ComfyUI), or another node replaced it",
 )
 

@@ -11,6 +11,7 @@ from .inputs import (
     execution_inputs,
     exemption_inputs,
     model_input,
+    number,
     patch_schema,
     preset_input,
     schedule_inputs,
@@ -31,29 +32,22 @@ class SVGAttention(io.ComfyNode):
             aliases=["sparse attention", "sparse videogen", "SVG", "faster video", "radial attention"],
             node_id="SVGAttention",
             display_name="Sparse VideoGen (SVG)",
-            description="Sparse attention for video: one of two patterns a head, spatial or temporal (arXiv 2502.01776). "
-            "Between model and sampler.",
+            description="Sparse attention for video: each head follows one of two patterns, spatial or temporal (arXiv "
+            "2502.01776). Place it between the model loader and the sampler.",
             inputs=[
                 model_input(),
-                io.Float.Input(
-                    "sparsity",
-                    default=0.70,
-                    min=0.0,
-                    max=0.95,
-                    step=0.01,
-                    tooltip="Share of attention that is skipped (0-0.95). Higher is faster and further from the dense result; "
-                    "0 computes everything.",
+                number(
+                    *("sparsity", 0.70, 0.0, 0.95),
+                    "Share of the attention that is skipped (0-0.95). Higher is faster, but further from the dense result; 0 "
+                    "computes everything.",
                 ),
                 *schedule_inputs(),
                 *exemption_inputs(),
                 advanced(
-                    io.Int.Input(
-                        "sampled_rows",
-                        default=64,
-                        min=1,
-                        max=1024,
-                        tooltip="Query rows that profile each head in each call (1-1024). More is surer and slower; 64 costs "
-                        "about 0.1 % of dense attention.",
+                    number(
+                        *("sampled_rows", 64, 1, 1024),
+                        "Query rows that decide the pattern of each head in each call (1-1024). More rows decide more surely, "
+                        "but take longer; 64 cost about 0.1 % of dense attention.",
                     )
                 ),
                 *execution_inputs(),

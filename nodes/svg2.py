@@ -12,6 +12,7 @@ from .inputs import (
     execution_inputs,
     exemption_inputs,
     model_input,
+    number,
     patch_schema,
     preset_input,
     schedule_inputs,
@@ -23,7 +24,7 @@ from .settings import Settings
 
 
 class SVG2Attention(io.ComfyNode):
-    """Sparse VideoGen 2: tokens are grouped by k-means, and each query tile computes the key clusters that matter."""
+    """Sparse VideoGen 2: tokens are clustered by k-means, and each query tile computes the key clusters that matter."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,54 +33,17 @@ class SVG2Attention(io.ComfyNode):
             aliases=["sparse attention", "sparse videogen", "SVG2", "faster video", "semantic clusters"],
             node_id="SVG2Attention",
             display_name="Sparse VideoGen 2 (SVG2)",
-            description="Sparse attention for video: over the key clusters that hold most of the attention, with a tail for "
-            "the rest (arXiv 2505.18875). Between model and sampler.",
+            description="Sparse attention for video: computes the key clusters that hold most of the attention, and adds a "
+            "tail for the rest (arXiv 2505.18875). Place it between the model loader and the sampler.",
             inputs=[
                 model_input(),
-                io.Float.Input(
-                    "top_p",
-                    default=0.90,
-                    min=0.1,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the attention to compute exactly (0.1-1). Lower is faster and further from the dense "
-                    "result; 0.9 is the paper's, 0.7 its turbo setting; 1 computes everything.",
+                number(
+                    *("top_p", 0.90, 0.1, 1.0),
+                    "Share of the attention that is computed exactly (0.1-1). Lower is faster, but further from the dense "
+                    "result; 0.9 is the paper's value, 0.7 its turbo setting; 1 computes everything.",
                 ),
                 *schedule_inputs(),
-                _integer(
-                    "q_clusters",
-                    300,
-                    1,
-                    4096,
-                    "Clusters of queries a head (1-4096). More are finer and cost more.",
-                ),
-                _integer("k_clusters", 1000, 1, 8192, "Clusters of keys a head (1-8192). More are finer and cost more."),
-                advanced(
-                    io.Float.Input(
-                        "min_keep",
-                        default=0.10,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="Least share of the key clusters to compute exactly, whatever top_p says (0-1).",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "tail",
-                        options=list(TAILS),
-                        default="second_order",
-                        tooltip="How skipped keys still count: second_order is closest to dense, zero_order cheaper, "
-                        "off leaves them out as the paper does.",
-                    )
-                ),
-                _integer(
-                    "kmeans_init_iters", 50, 1, 200, "k-means iterations until the first sparse step, warm-up included (1-200)."
-                ),
-                _integer("kmeans_step_iters", 2, 1, 50, "k-means iterations a call from then on (1-50)."),
-                _integer(
-                    "recluster_every", 1, 1, 50, "Steps for which the clusters are kept (1-50). More is faster, less fresh."
-                ),
+                *map(advanced, _cluster_inputs()),
                 *exemption_inputs(),
                 *execution_inputs(),
                 preset_input(SVG2_PRESETS),
@@ -96,5 +60,29 @@ class SVG2Attention(io.ComfyNode):
         return io.NodeOutput(patch_model(model, settings))
 
 
-def _integer(name: str, default: int, low: int, high: int, tooltip: str):
-    return advanced(io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip))
+def _cluster_inputs() -> list:
+    """What becomes of the clusters, q_clusters to recluster_every."""
+    return [
+        number("q_clusters", 300, 1, 4096, "Query clusters per head (1-4096). More clusters are finer and cost more."),
+        number("k_clusters", 1000, 1, 8192, "Key clusters per head (1-8192). More clusters are finer and cost more."),
+        number(
+            *("min_keep", 0.10, 0.0, 1.0),
+            "Smallest share of the key clusters to compute exactly, whatever top_p says (0-1).",
+        ),
+        io.Combo.Input(
+            "tail",
+            options=list(TAILS),
+            default="second_order",
+            tooltip="How skipped keys still count: second_order is closest to the dense result, zero_order is cheaper, and off "
+            "leaves them out, as the paper does.",
+        ),
+        number(
+            *("kmeans_init_iters", 50, 1, 200),
+            "k-means iterations up to the first sparse step, counting those made during the dense steps (1-200).",
+        ),
+        number("kmeans_step_iters", 2, 1, 50, "k-means iterations per call after that (1-50)."),
+        number(
+            *("recluster_every", 1, 1, 50),
+            "Steps for which the clusters are kept (1-50). Higher is faster, but the clusters fit the current step less well.",
+        ),
+    ]

@@ -3,7 +3,8 @@
 Beside the paper's own mode (tile_cut="cluster", tail="off") stand two changes. Tiles are cut from the sorted
 queries at full height even across a cluster's border, each choosing by the mean distribution of its rows: at
 128 rows a tile, cutting at the borders computes 25-45 % more for the same keys. And the keys of clusters that
-are not chosen still count, through a tail of one term a cluster.
+are not chosen still count, through a tail of one term per cluster: to zero order as in SVG-EAR (arXiv 2603.08982) and
+Sol-Attn (arXiv 2607.24027); the second order in the spread of a cluster's keys, capped, is ours.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def note(call: Call) -> str | None:
     if max(config.q_clusters, config.k_clusters) <= tokens:
         return None
     asked = f"q_clusters={config.q_clusters}, k_clusters={config.k_clusters}"
-    return f"{asked}: more clusters than the {tokens} tokens of this video; {tokens} at most are made"
+    return f"{asked}: this video has only {tokens} tokens, so there are at most {tokens} clusters"
 
 
 def _clusters(call: Call) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 // @ts-check
 /** The panel as a piece of the page; knows nothing of nodes. */
 import { DENSE_COLOUR, GRADIENT, drawHeatMap, scaleEnd } from "./heat_map.js";
-import { cellText, describe } from "./words.js";
+import { cellText } from "./record.js";
 
 /** @typedef {import("./record.js").Record} Record */
 
@@ -12,7 +12,7 @@ export class Panel {
   constructor() {
     this.title = make("strong");
     this.figures = make("span");
-    this.shares = make("p", "shares");
+    this.heads = make("p", "heads");
     this.map = /** @type {HTMLCanvasElement} */ (make("canvas"));
     this.hint = make("span", "hint");
     this.end = make("span");
@@ -26,7 +26,7 @@ export class Panel {
       "div",
       "sparse-videogen-panel",
       make("p", "headline", this.title, this.figures),
-      this.shares,
+      this.heads,
       make("div", "map", this.map),
       this.legend,
       this.notes,
@@ -40,11 +40,15 @@ export class Panel {
   /** @param {Record} record */
   show(record) {
     this.record = record;
-    const words = describe(record);
-    this.title.textContent = words.title;
-    this.figures.textContent = words.figures ? `, ${words.figures}` : "";
-    this.shares.textContent = words.shares;
-    this.notes.replaceChildren(...words.notes.map(({ text, warning }) => make("li", warning ? "warning" : "", text)));
+    const { line, heads, warnings, notes } = record.words;
+    const [title] = line.split(",");
+    this.title.textContent = title;
+    this.figures.textContent = line.slice(title.length);
+    this.heads.textContent = heads;
+    this.notes.replaceChildren(
+      ...warnings.map((text) => make("li", "warning", text)),
+      ...notes.map((text) => make("li", "", text)),
+    );
     this.end.textContent = String(scaleEnd(record));
     drawHeatMap(this.map, record);
     this.#rest();
@@ -61,7 +65,7 @@ export class Panel {
     const box = this.map.getBoundingClientRect(); // also right where the canvas is zoomed
     const column = Math.floor(((event.clientX - box.left) / box.width) * this.map.width);
     const row = Math.floor(((event.clientY - box.top) / box.height) * this.map.height);
-    const text = cellText(this.record?.steps.get(column), row);
+    const text = cellText(this.record, column, row);
     this.#rest();
     if (!text) return;
     this.legend.classList.add("pointed");

@@ -2,63 +2,48 @@
 /** What is known of a node's latest sampling run, gathered from the server's messages. */
 
 /**
+ * The server's words for a step or a run.
+ * @typedef {object} Words
+ * @property {string} line such as "36 of 48 calls sparse, density 0.31"
+ * @property {string} heads what the heads did; may be empty
+ * @property {string[]} warnings
+ * @property {string[]} notes why calls stayed dense
+ *
  * One sampler step. By layer: null where the layer stayed dense.
  * @typedef {object} Step
  * @property {number} step from 0
  * @property {number | null} steps of the run; null: unknown
  * @property {(number | null)[]} density
  * @property {(number | null)[]} error relative L2 error, measured on sampled rows
- * @property {number | null} temporal share of heads that ran temporal (SVG)
- * @property {number | null} kept share of key clusters computed (SVG2)
- * @property {number | null} dense_heads share of heads kept dense because of their error
- * @property {Object<string, string>} reasons label -> explanation of the dense calls
  *
- * The end of a run; shares are means over it.
- * @typedef {object} Report
- * @property {number} sparse_calls
- * @property {number} calls
- * @property {number | null} density
- * @property {number | null} error
- * @property {number | null} temporal
- * @property {number | null} kept
- * @property {number | null} dense_heads
- * @property {number | null} work attention work relative to dense
- * @property {Object<string, number>} dense_reasons label -> calls
- * @property {Object<string, string>} explanations label -> explanation
- * @property {number} not_finite_calls sparse calls with NaN or infinity
- * @property {number} broken_calls of these, where dense attention has none
- * @property {string | null} inexact_dense who ran the dense calls, if it is sparse itself
- * @property {Object<string, string>} kernel_failures op (architecture, dtype) -> message
- * @property {Step[]} steps
- *
- * @typedef {{node: string, run: number, method: string}} Head
+ * @typedef {{node: string, run: number}} Head
  *
  * @typedef {object} Record
  * @property {number} run
  * @property {Map<number, Step>} steps by number; a restarted sampler replaces what it repeats
- * @property {Step | null} last the step that came last
- * @property {Report | null} report once the run has ended
+ * @property {Words} words of the step that came last, or of the run once it has ended
+ * @property {boolean} ended
  */
 
 /**
  * @param {Record | undefined} record what was known before
- * @param {Head & Step} message
+ * @param {Head & Step & Words} message
  * @returns {Record}
  */
 export function withStep(record, message) {
   // Steps after a report are of another run, also where a restarted server counts its runs anew.
-  const same = record && record.run === message.run && !record.report;
+  const same = record && record.run === message.run && !record.ended;
   const steps = same ? record.steps : new Map();
-  return { run: message.run, steps: steps.set(message.step, message), last: message, report: null };
+  return { run: message.run, steps: steps.set(message.step, message), words: message, ended: false };
 }
 
 /**
- * @param {Head & Report} message
+ * @param {Head & Words & {steps: Step[]}} message
  * @returns {Record}
  */
 export function withReport(message) {
   const steps = new Map(message.steps.map((step) => [step.step, step]));
-  return { run: message.run, steps, last: message.steps.at(-1) ?? null, report: message };
+  return { run: message.run, steps, words: message, ended: true };
 }
 
 /**
@@ -74,10 +59,15 @@ export function extent(record) {
 }
 
 /**
- * Mean of what is not null, or null without any.
- * @param {(number | null)[]} values
+ * One cell of the map in words.
+ * @param {Record | null} record
+ * @param {number} column
+ * @param {number} layer
  */
-export function mean(values) {
-  const known = /** @type {number[]} */ (values.filter((value) => value !== null));
-  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+export function cellText(record, column, layer) {
+  const step = record?.steps.get(column);
+  if (!step || layer >= step.density.length) return "";
+  const [density, error] = [step.density[layer], step.error[layer]];
+  const measured = error === null ? "" : `, error ${(100 * error).toFixed(1)}%`;
+  return `layer ${layer}, step ${column + 1}: ${density === null ? "dense" : `density ${density.toFixed(2)}${measured}`}`;
 }

@@ -19,11 +19,11 @@ app.registerExtension({
   settings: [
     {
       id: "SparseVideoGen.ShowPanel",
-      name: "Show what a run did under the attention nodes",
+      name: "Show a panel under the attention nodes",
       category: ["Sparse VideoGen", "Panel", "ShowPanel"],
       type: "boolean",
       defaultValue: true,
-      tooltip: "Steps, density, measured error and a map of layers by steps, while sampling and after it.",
+      tooltip: "During a run and after it, the panel shows the step, density, measured error and a map of layers by steps.",
       onChange: showPanels,
     },
   ],

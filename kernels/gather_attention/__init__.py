@@ -83,8 +83,17 @@ def gather_attention(
     if tuple(plan.list_of_head.shape) != tuple(q.shape[:2]):
         raise ValueError(f"gather_attention: plan is for heads {tuple(plan.list_of_head.shape)}, q has {tuple(q.shape[:2])}")
     if DEBUG:
-        plan.check(k.shape[2])
+        _check_indices(plan, k.shape[2])
     out = torch.empty_like(q) if out is None else out
     # Torch's loop is no replacement for a kernel that failed: at Wan's size it would launch 24,000 small products.
     run("gather_attention", "gather_attention", backend, q, k, v, plan, sm_scale, out, lse, fallback=False)
     return out
+
+
+def _check_indices(plan: Plan, tokens: int) -> None:
+    """Raises a ValueError if an index is out of range; waits for the device."""
+    used = torch.arange(plan.key_index.shape[2], device=plan.key_index.device) < plan.key_count.unsqueeze(-1)
+    for name, index in (("query_index", plan.query_index[plan.query_index != -1]), ("key_index", plan.key_index[used])):
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < tokens:
+            held = f"{int(index.min())} to {int(index.max())}"
+            raise ValueError(f"gather_attention: {name} holds {held}, allowed are 0 to {tokens - 1}")

@@ -51,7 +51,7 @@ INTERRUPT_EVERY = 15
 # What a node says when memory runs out: SVG has nothing to take fewer of at a time and goes on dense, with a traceback.
 OUT_OF_MEMORY = {
     "SVGAttention": "SVG failed; the rest of this run is dense",
-    "SVG2Attention": "SVG2: out of memory, so fewer heads at a time from here on",
+    "SVG2Attention": "SVG2: out of memory: from here on fewer heads are computed at a time",
 }
 TRACEBACK = "Traceback (most recent call last)"
 # Prompts before memory is measured: one of each family and a few more, so that what is loaded on first use is there.

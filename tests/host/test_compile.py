@@ -95,7 +95,7 @@ def told(host, tmp_path_factory):
 def test_a_compiled_model_runs_sparse_and_is_compiled_in_the_first_step_alone(told, order):
     facts = told[order]
     assert facts["difference"] < 1e-4
-    assert "sparse 8/12 calls" in facts["said"][-1]
+    assert "8 of 12 calls sparse" in facts["said"][-1]
     assert facts["frames"][0] > 0 and len(set(facts["frames"])) == 1
 
 
@@ -103,10 +103,10 @@ def test_a_compiled_model_runs_sparse_and_is_compiled_in_the_first_step_alone(to
 def test_a_model_that_was_compiled_without_the_node_is_compiled_anew_and_serves_both(told, part):
     facts = told[f"compiled before, {part}"]
     assert max(facts["differences"]) < 1e-4 and facts["late"]
-    first, second, *_ = (said.split()[3] for said in facts["said"] if ": sparse " in said)
-    assert second == "4/12"
-    told_so = sum("stays dense, unseen: torch.compile had compiled this model without the node" in x for x in facts["said"])
-    assert told_so == (first != "4/12"), facts["said"]
+    first, second, *_ = re.findall(r": ((?:\d+ of|All) \d+ calls)", "\n".join(facts["said"]))
+    assert second == "4 of 12 calls"
+    told_so = sum("not_reached: torch.compile had compiled this model without the node" in x for x in facts["said"])
+    assert told_so == (first != second), facts["said"]
     # Nothing but the model is, and once; what else the process had compiled stays.
     assert facts["thrown_away"] == ["model"] * told_so and facts["compilations"] == 0
     if part == "whole":  # the first that the process compiled
@@ -118,5 +118,5 @@ def test_a_step_that_a_cache_leaves_out_is_no_forward(told, order):
     facts = told[order]
     assert facts["finite"] and facts["thrown_away"] == []
     assert not any("not_reached" in line for line in facts["said"])
-    sparse, calls = map(int, re.search(r"sparse (\d+)/(\d+) calls", facts["said"][-1]).groups())
+    sparse, calls = map(int, re.search(r"(\d+) of (\d+) calls sparse", facts["said"][-1]).groups())
     assert 0 < sparse < calls < 3 * 10  # steps were left out

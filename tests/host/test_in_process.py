@@ -193,8 +193,9 @@ kept = vars(model.model).pop("memory_required", None) is another
 tell("threads tell", extra=[asked - alone for asked in told_extra[:4]], other=told_extra[4], failed=failed, kept=kept)
 tell("after all", plain=bool(torch.equal(sample(model), plain)))
 
-from sparse_videogen.nodes.report import draw_report, time_lines
+from sparse_videogen.nodes.lines import time_lines
 from sparse_videogen.nodes.reasons import Reason
+from sparse_videogen.nodes.report import draw_report
 from sparse_videogen.nodes.run import Run
 run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
 run.count_dense(Reason("dense_blocks", "0"), layer=0)
@@ -248,7 +249,7 @@ def test_an_error_ends_in_the_dense_render(faults, name, line, counted):
 
 def test_memory_that_cannot_be_estimated_costs_no_render(faults):
     told = faults["memory not told"]
-    assert told["same"] and sum("memory not estimated" in said for said in told["said"]) == 1
+    assert told["same"] and sum("could not be estimated" in said for said in told["said"]) == 1
 
 
 @pytest.mark.parametrize("what", ["a forward", "a call"])
@@ -257,19 +258,19 @@ def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, what):
         told = faults[f"{what}, {dense_attention}"]
         assert told["same"] and told["reached"] == reached
         assert sum("SVG2 failed; the rest of this run is dense" in said for said in told["said"]) == 1
-        assert "sparse 0/" in told["said"][-1] and " error" in told["said"][-1]
+        assert "calls dense" in told["said"][-1] and " error" in told["said"][-1]
 
 
 def test_out_of_memory_goes_on_with_fewer_heads(faults):
     told = faults["memory for one head"]
     assert told["difference"] == 0 and told["failed"] >= 1 and told["calls"] > told["failed"]
-    assert sum("out of memory, so fewer heads at a time from here on" in said for said in told["said"]) == 1
-    assert "sparse 8/12 calls" in told["said"][-1]
+    assert sum("out of memory: from here on fewer heads are computed at a time" in said for said in told["said"]) == 1
+    assert "8 of 12 calls sparse" in told["said"][-1]
 
 
 def test_out_of_memory_in_a_kernels_own_words_goes_on_sparse(faults):
     told = faults["a kernel's memory"]
-    assert told["difference"] == 0 and "sparse 8/12 calls" in told["said"][-1]
+    assert told["difference"] == 0 and "8 of 12 calls sparse" in told["said"][-1]
     assert not any("failed" in said for said in told["said"])
 
 
@@ -278,7 +279,7 @@ def test_nan_in_the_model_ends_in_a_finished_render(faults, method):
     told = faults[f"NaN in q, {method}"]
     assert told["shape"] == [1, 16, 5, 16, 24]
     (line,) = (said for said in told["said"] if "NaN or infinity" in said)
-    assert "in dense attention too: the model's q, k or v brought it" in line and "fault" not in line
+    assert "in dense attention too: it comes from the model's q, k or v" in line and "fault" not in line
     assert faults["NaN gone"]["plain"]
 
 
@@ -291,12 +292,14 @@ def test_kernels_that_raise_hand_over_to_torch(faults):
     kernels = [f"{op} (cpu, float32)" for op in ("assign", "centroids", "select")] + ["pack_lists (cpu, int32)"]
     lines = [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in kernels]
     assert told["same"] and all(sum(line in said for said in told["said"]) == 1 for line in lines)
-    assert "sparse 8/12 calls" in told["said"][-1] and "torch in place of Triton: assign (cpu, float32)," in told["said"][-1]
+    assert (
+        "8 of 12 calls sparse" in told["said"][-2] and "Triton kernels that failed: assign (cpu, float32)," in told["said"][-1]
+    )
 
 
 def test_without_the_gather_kernel_a_run_is_dense_and_not_torchs_loop(faults):
     told = faults["no gather kernel"]
-    assert told["plain"] and "sparse 0/12 calls" in told["said"][-1] and "1 error, 7 backend" in told["said"][-1]
+    assert told["plain"] and "calls dense" in told["said"][-2] and "1 error, 7 backend" in told["said"][-1]
 
 
 def test_the_host_is_told_how_much_memory_a_run_takes(faults):
@@ -332,7 +335,7 @@ def test_nothing_stays_behind(faults):
 
 
 def test_the_report_says_where_time_is_not_measured(faults):
-    assert faults["no time"]["lines"] == ["not measured on mps"] and faults["no time"]["drawn"] == [1, 1000, 1280, 3]
+    assert faults["no time"]["lines"] == ["Not measured on mps."] and faults["no time"]["drawn"] == [1, 1000, 1280, 3]
 
 
 NO_VIDEO = """
@@ -386,13 +389,13 @@ def test_an_unknown_model_passes_unchanged(host, tmp_path):
     assert not told["same"] and not told["changed"]
     (line,) = told["said"]
     assert line.startswith("[sparse_videogen] SVG: Linear is no video model that this node knows (")
-    assert line.endswith("; nothing changes")
+    assert line.endswith("; it passes through unchanged")
 
 
 def test_a_forward_unlike_any_known_goes_on(host, tmp_path):
     told = run_in_host(host.path, NO_VIDEO, tmp_path)["unlike"]
     assert told["out"] == [1.0, 1.0]
-    assert told["said"][-1].endswith("stays dense, layout: this model's input x is missing, not a video [B, C, T, H, W]")
+    assert told["said"][-1].endswith("stays dense, layout: the input x of this model is missing, not a video [B, C, T, H, W]")
     assert told["reasons"] == {"layout": 1}
 
 
@@ -400,7 +403,7 @@ def test_a_model_whose_input_is_a_list_stays_dense_for_one_clear_reason(host, tm
     told = run_in_host(host.path, NO_VIDEO, tmp_path)["packed"]
     assert told["out"] == 1 and told["reasons"] == {"layout": 2}
     assert [line.split("SVG: ")[1] for line in told["said"] if "stays dense" in line or "failed" in line] == [
-        "stays dense, layout: this model's input x is a list, not a video [B, C, T, H, W]"
+        "stays dense, layout: the input x of this model is a list, not a video [B, C, T, H, W]"
     ]
 
 

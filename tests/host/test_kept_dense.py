@@ -114,7 +114,7 @@ def test_causal_wan_says_what_it_is(host, tmp_path):
         assert by_parts["same"] and "not_reached: this sampler makes the video part by part and keeps the keys" in line
         assert "update ComfyUI" not in line
         whole = told[f"as a whole, {method}"]
-        assert whole["finite"] and "sparse 4/6 calls" in whole["said"][-1]
+        assert whole["finite"] and "4 of 6 calls sparse" in whole["said"][-1]
 
 
 def test_animate_2_is_dense_while_it_goes_frame_by_frame(host, tmp_path):
@@ -126,5 +126,5 @@ def test_animate_2_is_dense_while_it_goes_frame_by_frame(host, tmp_path):
         posed, free = told[f"posed, {method}"], told[f"no pose, {method}"]
         lines = [line for line in posed["said"] if "stays dense" in line]
         assert posed["same"] and lines and all("attention in parts, such as frame by frame" in line for line in lines)
-        assert "sparse 0/" in posed["said"][-1] and "not_reached" not in "".join(posed["said"])
-        assert not free["same"] and "sparse 4/6 calls" in free["said"][-1]
+        assert "calls dense" in posed["said"][-1] and "not_reached" not in "".join(posed["said"])
+        assert not free["same"] and "4 of 6 calls sparse" in free["said"][-1]

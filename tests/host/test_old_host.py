@@ -20,8 +20,8 @@ def test_the_render_is_the_unpatched_one_and_one_line_says_why(old_host, family)
         assert torch.equal(out, plain) and out.std() > 0
         assert not reports(result)
         (line,) = re.findall(r"\[sparse_videogen\].*", result.log)
-        needed = f"needs ComfyUI {FIRST_VERSION} or newer, this is {old_host.version}"
-        assert line == f"[sparse_videogen] {name}: {needed}; nothing changes. Update ComfyUI"
+        needed = f"needs ComfyUI {FIRST_VERSION} or newer, and this is {old_host.version}"
+        assert line == f"[sparse_videogen] {name}: {needed}; the model passes through unchanged. Update ComfyUI"
 
 
 def test_two_nodes_say_a_line_each(old_host):

@@ -71,7 +71,7 @@ def test_a_gpu_too_old_is_refused_by_name(capability, runs, card):
     name, reason = backend_status(device, *TENSORS)
     assert name == "triton" and (reason is None) == runs
     for backend in () if runs else ("auto", "triton"):
-        with pytest.raises(RuntimeError, match="Tesla T4 has compute capability 7.5, the kernels need 8.0"):
+        with pytest.raises(RuntimeError, match="Tesla T4 has compute capability 7.5, and the kernels need 8.0"):
             choose_backend(backend, device, *TENSORS)
 
 

@@ -103,7 +103,7 @@ def test_what_is_no_video_is_placed(made, tokens, arguments, frames, before, aft
     ids=["fewer", "more", "reference-without-conv", "conv-without-reference", "short-reference", "other"],
 )
 def test_a_surplus_that_is_not_understood_is_a_reason(made, tokens, arguments):
-    with pytest.raises(StayDense, match=f"layout: {tokens} tokens, the 3 x 4 x 5 grid has 60"):
+    with pytest.raises(StayDense, match=f"layout: the call has {tokens} tokens and the 3 x 4 x 5 grid has 60"):
         token_layout(family_of(made), made, arguments, GRID, tokens)
 
 

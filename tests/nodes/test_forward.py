@@ -155,10 +155,10 @@ def test_an_input_that_is_no_video_has_no_grid(x):
 
 
 def test_reasons_to_stay_dense():
-    assert reason_of(tokens=61).startswith("layout: 61 tokens")
+    assert reason_of(tokens=61).startswith("layout: the call has 61 tokens")
     blocks = make_forward(dense_blocks=parse_blocks("5"))
     assert reason_of(blocks, block_index=5) == "dense_blocks: block 5" and blocks.layer == 5
-    assert reason_of(heads=2, head_dim=32).startswith("head_dim: 32")
+    assert reason_of(heads=2, head_dim=32).startswith("head_dim: heads of 32")
 
 
 def test_an_argument_that_no_host_passes_keeps_the_run_dense():
@@ -198,11 +198,11 @@ def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
     "mask, reason",
     [
         (text_mask((59,)), "mask: it leaves out tokens of the video"),
-        (text_mask(()) + 0.5, "mask: it weighs keys"),
-        (torch.zeros(1, 68, 68), r"mask: (1, 68, 68) is no mask of the 68 keys alone"),
-        (torch.zeros(68, 68), r"mask: (68, 68) is no mask of the 68 keys alone"),
-        (torch.zeros(1, 2, 1, 68), r"mask: (1, 2, 1, 68) is no mask of the 68 keys alone"),
-        (torch.zeros(1, 1, 60), r"mask: (1, 1, 60) is no mask of the 68 keys alone"),
+        (text_mask(()) + 0.5, "mask: it gives keys different weights"),
+        (torch.zeros(1, 68, 68), "mask: a mask of (1, 68, 68) is not the same for every query and head"),
+        (torch.zeros(68, 68), "mask: a mask of (68, 68) is not the same for every query and head"),
+        (torch.zeros(1, 2, 1, 68), "mask: a mask of (1, 2, 1, 68) is not the same for every query and head"),
+        (torch.zeros(1, 1, 60), "mask: a mask of (1, 1, 60) is not the same for every query and head"),
     ],
     ids=["video", "bias", "full", "full-2d", "per-head", "short"],
 )

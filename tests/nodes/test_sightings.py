@@ -83,4 +83,4 @@ def test_what_cannot_be_thrown_away_costs_no_render(caplog, monkeypatch):
         with code.in_use():
             code.throw_away(torch.nn.Identity())
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2 and all("what torch.compile made of Identity could not be thrown away" in line for line in lines)
+    assert len(lines) == 2 and all("what torch.compile made of Identity could not be discarded" in line for line in lines)

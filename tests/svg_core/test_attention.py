@@ -257,7 +257,7 @@ def test_rejects_an_unknown_backend(make_qkv):
 def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*or choose backend 'torch'"):
+    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*Or choose backend .torch."):
         sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")
 
 

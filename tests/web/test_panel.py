@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from sparse_videogen.nodes.lines import run_words, step_words
 
-NBSP = "\u00a0"
 LAYERS, STEPS = 5, 10
 EXPLANATION = "sparse from 20% of the schedule on"
 
@@ -26,7 +26,8 @@ def step(node: str, number: int, run: int = 1, **changes) -> dict:
         "dense_heads": None if dense else 0,
         "reasons": {"start_percent": EXPLANATION} if dense else {"dense_blocks": "block 0"},
     }
-    return {**message, **changes}
+    message |= changes
+    return message | step_words(message, message["steps"])
 
 
 def report(node: str, run: int = 1, **changes) -> dict:
@@ -52,7 +53,8 @@ def report(node: str, run: int = 1, **changes) -> dict:
         "kernel_failures": {},
         "steps": [{k: v for k, v in step(node, i).items() if k not in ("node", "run", "method")} for i in range(STEPS)],
     }
-    return {**message, **changes}
+    message |= changes
+    return message | run_words(message)
 
 
 @pytest.fixture
@@ -76,59 +78,22 @@ def cells(comfy) -> list:
 
 
 def lines(comfy, node) -> list[str]:
-    return [line.replace(NBSP, " ") for line in (comfy.panel(node) or "").split("\n") if line.strip()]
+    return [line for line in (comfy.panel(node) or "").split("\n") if line.strip()]
 
 
 def test_no_panel_before_a_run(comfy, node):
     assert comfy.panel(node) is None
 
 
-def test_a_step_in_words(comfy, node):
-    comfy("send", "step", step(node, 0))
-    assert lines(comfy, node)[0] == "Step 1 of 10, dense"
-    assert lines(comfy, node)[-1] == f"start_percent: {EXPLANATION}"
-    comfy("send", "step", step(node, 6))
-    assert lines(comfy, node)[:2] == ["Step 7 of 10, sparse, density 0.31, error 3.1 %", "20 % of key clusters kept"]
-    svg = {"method": "SVG", "kept_fraction": None, "temporal": 0.4, "dense_heads": 0.048, "steps": None}
-    comfy("send", "step", step(node, 7, **svg))
-    assert lines(comfy, node)[0].startswith("Step 8, sparse")
-    assert lines(comfy, node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
-
-
-def test_a_run_in_words(comfy, node):
-    comfy("send", "run", report(node))
-    first, shares, *_, start, blocks = lines(comfy, node)
-    assert first == "32 of 50 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work"
-    assert shares == "20 % of key clusters kept"
-    assert (start, blocks) == (f"start_percent: {EXPLANATION} (10 calls)", "dense_blocks: block 0 (8 calls)")
-
-
-def test_what_went_wrong_is_said(comfy, node):
-    comfy(
-        "send",
-        "run",
-        report(
-            node,
-            not_finite_calls=3,
-            broken_calls=2,
-            inexact_dense="comfy_extras.nodes_sparse_attention",
-            kernel_failures=dict.fromkeys(("assign (9.0, bfloat16)", "select (9.0, float32)"), "RuntimeError: no ptxas"),
-        ),
-    )
-    said = lines(comfy, node)
-    assert "NaN or infinity in 1 sparse call, in dense attention too: the model's q, k or v brought it" in said
-    assert "NaN or infinity in 2 sparse calls where dense attention has none: please report this fault" in said
-    sparse = "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them and seems to be sparse"
-    assert any(line.startswith(sparse) for line in said)
-    assert "torch in place of Triton: assign (9.0, bfloat16), select (9.0, float32)" in said
-
-
-def test_a_run_that_stayed_dense(comfy, node):
-    nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept_fraction": None, "dense_heads": None}
-    reasons = {"dense_reasons": {"min_tokens": 50}, "explanations": {"min_tokens": "480 tokens, fewer than 8192"}}
-    comfy("send", "run", report(node, work=1.0, steps=[], **nothing, **reasons))
-    assert lines(comfy, node)[0] == "All 50 calls dense"
-    assert lines(comfy, node)[-1] == "min_tokens: 480 tokens, fewer than 8192 (50 calls)"
+@pytest.mark.parametrize("kind", ["step", "run"])
+def test_it_shows_the_words_of_the_message(comfy, node, kind):
+    failed = {"kernel_failures": {"assign (9.0, bfloat16)": "RuntimeError: no ptxas"}, "inexact_dense": "other_pack.nodes"}
+    sent = step(node, 6) if kind == "step" else report(node, **failed)
+    comfy("send", kind, sent)
+    assert lines(comfy, node)[:2] == [sent["line"], sent["heads"]]
+    said = sent["warnings"] + sent["notes"]
+    assert said and lines(comfy, node)[-len(said) :] == said
+    assert comfy.page.locator(".sparse-videogen-panel li.warning").all_inner_texts() == sent["warnings"]
 
 
 def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):
@@ -172,7 +137,7 @@ def test_the_pointer_reads_the_map(comfy, node):
     chart.hover()  # waits until the panel stands still
     box = chart.bounding_box()
     for (layer, column), text in {
-        (2, 5): "layer 2, step 6: density 0.25, error 2.5 %",
+        (2, 5): "layer 2, step 6: density 0.25, error 2.5%",
         (0, 9): "layer 0, step 10: dense",
     }.items():
         place = {"x": (column + 0.5) / STEPS * box["width"], "y": (layer + 0.5) / LAYERS * box["height"]}
@@ -249,7 +214,7 @@ def test_it_can_be_read_in_this_theme(comfy, node, theme):
     try:
         comfy.settle()
         comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", node)
-        assert contrast(comfy, ".headline") > 7 and contrast(comfy, ".shares") > 3.5
+        assert contrast(comfy, ".headline") > 7 and contrast(comfy, ".heads") > 3.5
     finally:
         comfy.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
 
