@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -52,16 +51,6 @@ def _wan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     return 0 if arguments.get("context_latents") else None
 
 
-def _all_after(model: nn.Module, arguments: Mapping, surplus: int) -> int:
-    """Wan S2V (reference and motion), HuMo (reference), SCAIL (pose)."""
-    return 0
-
-
-def _all_before(model: nn.Module, arguments: Mapping, surplus: int) -> int:
-    """CogVideoX: the text."""
-    return surplus
-
-
 def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     """[reference, video, text] up to ComfyUI 0.13, [text, reference, video] from 0.14."""
     if not getattr(model.double_blocks[0], "flipped_img_txt", False):
@@ -69,10 +58,6 @@ def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     reference = arguments.get("ref_latent")
     before = 0 if reference is None else video_grid(model, reference.shape).video_tokens
     return before if before <= surplus else None
-
-
-def _nothing_known(model: nn.Module, arguments: Mapping, surplus: int) -> None:
-    return None
 
 
 def text_tokens(arguments: Mapping) -> int:
@@ -97,11 +82,6 @@ def _kandinsky_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], 
     return [text_tokens(arguments)] * len(model.text_transformer_blocks), [text_tokens(arguments)]
 
 
-def _none_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
-    """CogVideoX: text and video attend together."""
-    return [], []
-
-
 def _wan_heads(model: nn.Module) -> tuple[int, int]:
     return model.num_heads, model.dim // model.num_heads
 
@@ -121,16 +101,18 @@ def _kandinsky_heads(model: nn.Module) -> tuple[int, int]:
 
 HUNYUAN_BLOCKS, KANDINSKY_BLOCKS = ("double_blocks", "single_blocks"), ("visual_transformer_blocks",)
 FAMILIES = (
-    Family("Wan S2V", "WanModel_S2V", _all_after, True, _wan_others, _wan_heads),
-    Family("Wan HuMo", "HumoWanModel", _all_after, True, _wan_others, _wan_heads),
-    Family("Wan SCAIL", "SCAILWanModel", _all_after, True, _wan_others, _wan_heads),
+    # All after the video: reference and motion, reference, pose.
+    Family("Wan S2V", "WanModel_S2V", lambda *_: 0, True, _wan_others, _wan_heads),
+    Family("Wan HuMo", "HumoWanModel", lambda *_: 0, True, _wan_others, _wan_heads),
+    Family("Wan SCAIL", "SCAILWanModel", lambda *_: 0, True, _wan_others, _wan_heads),
     Family("Wan", "WanModel", _wan, True, _wan_others, _wan_heads, surplus_is_frames=True),
     Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_others, _hunyuan_heads, HUNYUAN_BLOCKS),
-    Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, _none_others, _cogvideox_heads),
-    Family("Kandinsky 5", "Kandinsky5", _nothing_known, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
+    # The text comes first, and attends together with the video.
+    Family("CogVideoX", "CogVideoXTransformer3DModel", lambda *given: given[-1], False, lambda *_: ([], []), _cogvideox_heads),
+    Family("Kandinsky 5", "Kandinsky5", lambda *_: None, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
 )
 # Any other model whose tokens are patches of a video and nothing else.
-OTHER = Family("this model", "", _nothing_known, False, None, lambda model: (0, 0), blocks=())
+OTHER = Family("this model", "", lambda *_: None, False, None, lambda model: (0, 0), blocks=())
 
 
 def family_of(diffusion_model: nn.Module) -> Family | None:
@@ -189,14 +171,6 @@ def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: Vid
     return replace(grid, text_before=before, text_after=surplus - before)
 
 
-class AttentionShape(NamedTuple):
-    """A model's self-attention: layers, heads, head_dim."""
-
-    layers: int
-    heads: int
-    head_dim: int
-
-
 def layers(family: Family, model: nn.Module) -> int:
     """How many layers of self-attention the model has, 0 if it is of no known family."""
     return sum(len(getattr(model, name, ())) for name in family.blocks)
@@ -211,7 +185,7 @@ def layer_of(family: Family, model: nn.Module, options: Mapping) -> int | None:
     return sum(len(getattr(model, name)) for name in before) + options["block_index"]
 
 
-def attention_shape(family: Family, model: nn.Module) -> AttentionShape | None:
-    """How many heads of what size in how many layers the model has; None if it is of no known family."""
+def attention_shape(family: Family, model: nn.Module) -> tuple[int, int, int] | None:
+    """Layers of self-attention, their heads and the heads' size; None if the model is of no known family."""
     number = layers(family, model)
-    return AttentionShape(number, *family.heads(model)) if number else None
+    return (number, *family.heads(model)) if number else None

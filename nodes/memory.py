@@ -59,14 +59,13 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     shape = attention_shape(family, model)
     if layout is None or shape is None or layout.video_tokens < settings.min_tokens:
         return None
-    videos, device = noise_shape[0], patcher.load_device
+    (layers, heads, head_dim), videos, device = shape, noise_shape[0], patcher.load_device
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
-    block_m, planner = tile_rows(shape.head_dim, device), settings.planner
-    call = Call(settings.config, layout, shape.head_dim**-0.5, block_m, settings.backend, workspace)
-    state = shape.layers * branches * planner.state_bytes(call, videos, shape.heads, shape.head_dim)
-    calls = (planner.call_bytes(call, videos * (i + 1), shape.heads, shape.head_dim) for i in range(branches))
+    call = Call(settings.config, layout, head_dim**-0.5, tile_rows(head_dim, device), settings.backend, workspace)
+    state = layers * branches * settings.planner.state_bytes(call, videos, heads, head_dim)
+    calls = (settings.planner.call_bytes(call, videos * (i + 1), heads, head_dim) for i in range(branches))
     return RunBytes(videos, tuple(calls), min(state, state_budget))
 
 
