@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from measure import Rows, device_facts, interleaved, on_gpu, parse_arguments, reason
+from device import gpu, gpu_query, interleaved, on_gpu, tried
+from measure import Rows, parse_arguments
 
 COLUMNS = ("provider", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "launch_us", "sms", "l2_bytes", "sm_mhz")
 LAUNCHES = 1000
+# What nvidia-smi reads off right now, by our name.
+READINGS = {
+    **{"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem"},
+    **{"watts": "power.draw", "celsius": "temperature.gpu"},
+}
 
 
 def product(device: str, size: int) -> tuple[Callable, Callable]:
@@ -24,8 +31,14 @@ def copy(device: str, size_bytes: int) -> tuple[Callable, Callable]:
     return lambda: target.copy_(source), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}
 
 
-def launches(launch: Callable) -> tuple[Callable, Callable]:
-    """Many launches of what takes no time itself, and the time of one."""
+def launches(device: str, by_triton: bool) -> tuple[Callable, Callable]:
+    """Many launches of what takes no time itself, by torch or by Triton's launcher, and the time of one."""
+    x = torch.zeros(1, device=device)
+    launch = x.zero_
+    if by_triton:
+        import triton
+
+        launch = partial(triton.jit(_empty_kernel)[(1,)], x)
 
     def run():
         for _ in range(LAUNCHES):
@@ -34,21 +47,23 @@ def launches(launch: Callable) -> tuple[Callable, Callable]:
     return run, lambda ms: {"launch_us": 1e3 * ms / LAUNCHES}
 
 
-def torch_launch(device: str) -> Callable:
-    """One by torch."""
-    return torch.zeros(1, device=device).zero_
-
-
-def triton_launch(device: str) -> Callable:
-    """One by Triton's launcher."""
-    import triton
-
-    kernel, x = triton.jit(_empty_kernel), torch.zeros(1, device=device)
-    return lambda: kernel[(1,)](x)
-
-
 def _empty_kernel(x_ptr):
     return
+
+
+def device_facts(device: str) -> dict:
+    """Multiprocessors, L2 and memory in bytes, and the readings."""
+    properties = gpu.get_device_properties(device)
+    facts = {"sms": properties.multi_processor_count, "l2_bytes": properties.L2_cache_size}
+    facts["memory_bytes"] = properties.total_memory
+    return facts | dict(zip(READINGS, gpu_query(*READINGS.values()), strict=True))
+
+
+def timed(build: Callable, arguments) -> dict:
+    """Times of what is built, and its rate."""
+    run, rate = build()
+    times = interleaved({"": run}, arguments.device, arguments.repeats)[""]
+    return times | (rate(times["ms"]) if "ms" in times else {})
 
 
 def main() -> None:
@@ -57,20 +72,14 @@ def main() -> None:
     device, large = arguments.device, torch.device(arguments.device).type == "cuda"
     table = Rows(COLUMNS, arguments.json, device)
     builders = {
-        "product-bf16": lambda: product(device, 8192 if large else 256),
-        "copy": lambda: copy(device, 4 << 30 if large else 4 << 20),
-        "launch-torch": lambda: launches(torch_launch(device)),
-        "launch-triton": lambda: launches(triton_launch(device)),
+        "product-bf16": partial(product, device, 8192 if large else 256),
+        "copy": partial(copy, device, 4 << 30 if large else 4 << 20),
+        "launch-torch": partial(launches, device, by_triton=False),
+        "launch-triton": partial(launches, device, by_triton=True),
     }
     for provider, build in builders.items():
-        row = {"op": "ceilings", "provider": provider}
-        try:
-            run, rate = build()
-            row |= interleaved({"": run}, device, arguments.repeats)[""]
-            row |= rate(row["ms"]) if "ms" in row else {}
-        except Exception as error:  # one that cannot run is a line of the table
-            row["missing"] = reason(error)
-        table.add(row)
+        made, missing = tried({provider: partial(timed, build, arguments)})
+        table.add({"op": "ceilings", "provider": provider, **(made | missing)[provider]})
     if on_gpu(device):
         table.add({"op": "ceilings", "provider": "device", **device_facts(device)})
 

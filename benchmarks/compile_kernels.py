@@ -9,48 +9,30 @@ serialises every wgmma of sm_90 that it meets in a loop, whatever the source; ne
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import machine_code
+import triton
+from device import reason
+from kernel_cases import CASES, ELEMENT, FLOATS, TARGETS, Case, Target
+from measure import Rows
+from sparse_videogen.kernels.tile_configs import NoTileConfig, TileConfig, config_for
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-
-KIB = 1024
 SERIALISES = "3.3."  # Triton whose assembler serialises wgmma
-
-
-@dataclass(frozen=True)
-class Target:
-    """A GPU architecture: its name in the config table, Triton's target, bytes of shared memory, matrix instructions."""
-
-    arch: str
-    backend: str
-    triton_arch: int | str
-    warp_size: int
-    shared_limit: int
-    matrix_ops: tuple[str, ...]
-
-
-TARGETS = (
-    Target("8.0", "cuda", 80, 32, 163 * KIB, ("mma",)),
-    Target("8.6", "cuda", 86, 32, 99 * KIB, ("mma",)),
-    Target("8.9", "cuda", 89, 32, 99 * KIB, ("mma",)),
-    Target("9.0", "cuda", 90, 32, 227 * KIB, ("wgmma",)),
-    Target("10.0", "cuda", 100, 32, 227 * KIB, ("tcgen05",)),
-    Target("12.0", "cuda", 120, 32, 99 * KIB, ("mma",)),
-    Target("gfx942", "hip", "gfx942", 64, 64 * KIB, ("mfma",)),
-    Target("gfx1100", "hip", "gfx1100", 32, 64 * KIB, ("wmma",)),
+COLUMNS = (
+    *("kernel", "target", "dtype", "head_dim", "variant", "config", "registers", "spill_bytes", "shared_bytes"),
+    *("shared_limit", "matrix_op", "prefetch", "serialised", "ok", "error"),
 )
+
+
 MATRIX_OPS = {  # in the assembly of the target
     "wgmma": r"\bwgmma\.mma_async",
     "tcgen05": r"\btcgen05\.mma",
@@ -61,184 +43,102 @@ MATRIX_OPS = {  # in the assembly of the target
 
 
 @dataclass(frozen=True)
-class Case:
-    """One kernel in one variant.
+class Job:
+    """What a row is about; the tile config by its short name, None for a kernel without."""
 
-    Attributes:
-        op, kernel: folder under kernels/ and function in its triton_kernel.py.
-        pointers: argument name -> element type; "x" is the variant's dtype.
-        floats: arguments that are floating point numbers; all others are integers.
-        variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own; or a function
-            of the config that gives them.
-        matrix: the kernel lives on matrix instructions, and has a config in the table.
-        num_warps: of a kernel without one.
-    """
-
-    op: str
-    kernel: str
-    pointers: dict[str, str]
-    floats: tuple[str, ...] = ()
-    variants: tuple[dict, ...] | Callable[..., list[dict]] = ({},)
-    matrix: bool = True
-    num_warps: int = 4
-    head_dims: tuple[int, ...] = (64, 128)
-    dtypes: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    case: Case
+    target: Target
+    head_dim: int
+    dtype: str
+    config: str | None
+    variant: dict
 
 
-def pointers(**by_type: str) -> dict[str, str]:
-    """Argument names in words, by element type -> element type by name."""
-    return {f"{name}_ptr": element for element, names in by_type.items() for name in names.split()}
-
-
-def attention_passes(config) -> list[dict]:
-    """Every launch that gather_attention makes with this config, over all its options."""
-    passes = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel").passes
-    made = [passes(order, config.tail_apart, lse) for order, lse in ((0, False), (1, False), (2, False), (2, True))]
-    return list({str(one): one for launches in made for one in launches}.values())
-
-
-NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
-CASES = (
-    Case(
-        "gather_attention",
-        "_gather_attention_kernel",
-        pointers(
-            x="q k v out k_mean k_variance v_mean",
-            i32="set_of_head query_index key_index key_count",
-            fp32="lse log_size",
-            u8="kept",
-        ),
-        floats=("qk_scale", "second_order_scale", "second_order_cap"),
-        variants=attention_passes,
-    ),
-    Case("assign", "_assign_kernel", pointers(x="x padded", fp32="half_norm", i32="labels")),
-    Case(
-        "assign",
-        "_pad_centroids_kernel",
-        pointers(x="padded", fp32="centroids half_norm"),
-        matrix=False,
-    ),
-    Case(
-        "centroids",
-        "_centroids_kernel",
-        pointers(x="x", i32="order offsets size", fp32="previous mean variance"),
-        variants=tuple({"HAS_PREVIOUS": True, "HAS_VARIANCE": variance} for variance in (False, True)),
-        matrix=False,
-    ),
-    Case(
-        "sample_rows",
-        "_sample_rows_kernel",
-        pointers(x="q k v", i64="rows", i32="rank prefix begin end", fp32="acc max sum"),
-        floats=("qk_scale",),
-        variants=({"HAS_WINDOWS": False}, {"HAS_WINDOWS": True}),
-    ),
-    Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
-    Case("select", "_select_kernel", pointers(fp32="mass", i32="size count", u8="kept"), floats=("top_p",), **NO_HEADS),
-    Case(
-        "pack",
-        "_pack_lists_kernel",
-        pointers(i32="order start length index count", u8="kept"),
-        variants=({"HAS_KEPT": False}, {"HAS_KEPT": True}),
-        num_warps=1,
-        **NO_HEADS,
-    ),
-)
-
-
-def row_of(job: tuple) -> dict:
-    """Compiles one kernel for one target; the row that is printed.
-
-    Args:
-        job: case, target, head_dim, dtype, tile config by its short name (or None), variant.
-    """
-    case, target, head_dim, dtype, config, variant = job
-    import triton
-    from load_pack import load_pack
-    from triton.backends.compiler import GPUTarget
-
-    load_pack()
-    module = importlib.import_module(f"sparse_videogen.kernels.{case.op}.triton_kernel")
-    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+def compiled(job: Job):
+    """What Triton makes of it."""
+    case, module = job.case, job.case.module
     kernel = getattr(module, case.kernel)
     launch = {"num_warps": case.num_warps, "enable_fp_fusion": True}
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
-    constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
-    constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
-    if config:
-        launch = configs.TileConfig.parse(config).launch
-        constants |= configs.TileConfig.parse(config).constexprs
-    constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
-    row = {
-        "op": "compiled",
-        "triton": triton.__version__,
-        "kernel": case.kernel.strip("_").removesuffix("_kernel"),
-        "target": target.arch,
-        "dtype": dtype,
-        "head_dim": head_dim,
-        "variant": " ".join(name if on is True else f"{name}={on}" for name, on in variant.items() if on is not False),
-        "config": config or "-",
-    }
+    constants = {name: value[job.head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
+    precision = "tf32" if job.dtype == "fp32" and job.target.nvidia else "ieee"
+    constants |= {"HEAD_DIM": job.head_dim, "PRECISION": precision}
+    if job.config:
+        config = TileConfig.parse(job.config)
+        launch, constants = config.launch, constants | config.constexprs
+    constants = {name: value for name, value in {**constants, **job.variant}.items() if name in kernel.arg_names}
+    aligned = [x for x in kernel.params if x.name in ELEMENT and not x.do_not_specialize]
     source = triton.compiler.ASTSource(
         fn=kernel,
-        signature={name: _type(name, case, dtype, constants) for name in kernel.arg_names},
+        signature={name: "constexpr" if name in constants else _type(name, job.dtype) for name in kernel.arg_names},
         constexprs=constants,
-        attrs={
-            (parameter.num,): [["tt.divisibility", 16]]
-            for parameter in kernel.params
-            if parameter.name in case.pointers and not parameter.do_not_specialize
-        },
+        attrs={(parameter.num,): [["tt.divisibility", 16]] for parameter in aligned},
     )
-    try:
-        compiled = triton.compile(
-            source, target=GPUTarget(target.backend, target.triton_arch, target.warp_size), options=launch
-        )
-    except Exception as error:  # a compiler's failure is what this script is here to report
-        return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    row |= _resources(compiled, target)
-    row |= _loops(compiled, target) if target.backend == "cuda" and case.matrix else {}
-    row["ok"] = (
-        row["spill_bytes"] == 0
-        and row["shared_bytes"] <= target.shared_limit
-        and (not case.matrix or dtype == "fp32" or row["matrix_op"] in target.matrix_ops)
-        and (dtype == "fp32" or row.get("prefetch", 1) >= 1)
-        and (not row.get("serialised") or triton.__version__.startswith(SERIALISES))
-    )
-    return row
+    return triton.compile(source, target=job.target.triton, options=launch)
 
 
-def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
-    if name in constants:
-        return "constexpr"
-    if name in case.pointers:
-        element = case.pointers[name]
-        return "*" + (dtype if element == "x" else element)
-    if name in case.floats:
+def _type(name: str, dtype: str) -> str:
+    if name.endswith("_ptr"):
+        return "*" + (dtype if ELEMENT[name] == "x" else ELEMENT[name])
+    if name in FLOATS:
         return "fp32"
     return "i64" if name.startswith("stride_") else "i32"
 
 
-def _resources(compiled, target: Target) -> dict:
-    assembly = compiled.asm["ptx"] if target.backend == "cuda" else compiled.asm["amdgcn"]
-    read = machine_code.resources if target.backend == "cuda" else _amd_usage
-    registers, spill_bytes = read(compiled.asm["cubin"] if target.backend == "cuda" else assembly)
-    matrix_op = next((name for name, pattern in MATRIX_OPS.items() if re.search(pattern, assembly)), "none")
-    return {
+def row_of(job: Job) -> dict:
+    """Compiles one kernel for one target; the row that is printed."""
+    row = {
+        "op": "compiled",
+        "triton": triton.__version__,
+        "kernel": job.case.kernel.strip("_").removesuffix("_kernel"),
+        "target": job.target.arch,
+        "dtype": job.dtype,
+        "head_dim": job.head_dim,
+        "variant": " ".join(name if on is True else f"{name}={on}" for name, on in job.variant.items() if on is not False),
+        "config": job.config or "-",
+    }
+    try:
+        kernel = compiled(job)
+    except Exception as error:  # a compiler's failure is what this script is here to report
+        return {**row, "ok": False, "error": reason(error)}
+    row |= machine(kernel, job)
+    return {**row, "ok": is_ok(row, job)}
+
+
+def machine(kernel, job: Job) -> dict:
+    """What the compiled kernel needs and does: of loops prefetch depth, whether wgmma is serialised, and instructions."""
+    target = job.target
+    assembly = kernel.asm["ptx" if target.nvidia else "amdgcn"]
+    registers, spill_bytes = machine_code.resources(kernel.asm["cubin"]) if target.nvidia else _amd_usage(assembly)
+    row = {
         "registers": registers,
         "spill_bytes": spill_bytes,
-        "shared_bytes": compiled.metadata.shared,
-        "shared_limit": target.shared_limit,
-        "matrix_op": matrix_op,
+        "shared_bytes": kernel.metadata.shared,
+        "shared_limit": target.shared_kib << 10,
+        "matrix_op": next((name for name, pattern in MATRIX_OPS.items() if re.search(pattern, assembly)), "none"),
     }
+    if target.nvidia and job.case.matrix:
+        row["prefetch"] = machine_code.prefetch(assembly) or 0
+        row["serialised"] = target.matrix_op == "wgmma" and machine_code.serialised(assembly, f"sm_{target.triton.arch}a")
+        row["loops"] = [vars(turn) for turn in machine_code.turns(kernel.asm["cubin"])]
+    return row
 
 
-def _loops(compiled, target: Target) -> dict:
-    """What `machine_code` reads: prefetch depth, whether wgmma is serialised, and the loops' instructions."""
-    ptx = compiled.asm["ptx"]
-    return {
-        "prefetch": machine_code.prefetch(ptx) or 0,
-        "serialised": "wgmma" in target.matrix_ops and machine_code.serialised(ptx, f"sm_{target.triton_arch}a"),
-        "loops": [vars(turn) for turn in machine_code.turns(compiled.asm["cubin"])],
-    }
+def _amd_usage(assembly: str) -> tuple[int, int]:
+    registers, spilled = (re.search(rf"\.{name}:\s+(\d+)", assembly)[1] for name in ("vgpr_count", "vgpr_spill_count"))
+    return int(registers), 4 * int(spilled)
+
+
+def is_ok(row: dict, job: Job) -> bool:
+    """No spills, within shared memory, and in 16 bit on the matrix units, with copies ahead and products side by side."""
+    in_16_bit = job.dtype != "fp32"
+    return (
+        row["spill_bytes"] == 0
+        and row["shared_bytes"] <= row["shared_limit"]
+        and (not job.case.matrix or not in_16_bit or row["matrix_op"] == job.target.matrix_op)
+        and (not in_16_bit or row.get("prefetch", 1) >= 1)
+        and (not row.get("serialised") or triton.__version__.startswith(SERIALISES))
+    )
 
 
 def _stand_in_for_linker() -> None:
@@ -251,62 +151,42 @@ def _stand_in_for_linker() -> None:
     os.environ["TRITON_HIP_LLD_PATH"] = str(script)
 
 
-def _amd_usage(assembly: str) -> tuple[int, int]:
-    registers = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
-    spilled = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
-    return int(registers[1]), 4 * int(spilled[1])
-
-
-def _jobs(arguments: argparse.Namespace):
-    """Yields what `row_of` takes, for all that was asked for and has a config, or needs none."""
-    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+def _jobs(arguments: argparse.Namespace) -> Iterator[Job]:
+    """All that was asked for and has a config, or needs none."""
     for case, target in product(CASES, TARGETS):
-        if arguments.kernels and case.op not in arguments.kernels or arguments.targets and target.arch not in arguments.targets:
+        if case.op not in (arguments.kernels or (case.op,)) or target.arch not in (arguments.targets or (target.arch,)):
             continue
-        for head_dim, dtype in product(case.head_dims, case.dtypes):
-            if arguments.dtypes and dtype not in arguments.dtypes:
-                continue
+        for head_dim, dtype in product(case.head_dims, [x for x in case.dtypes if x in (arguments.dtypes or case.dtypes)]):
             names = arguments.configs if case.matrix else [None]
             if not names:
                 try:
-                    names = [str(configs.config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
-                except configs.NoTileConfig:  # torch does the work there
+                    names = [str(config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
+                except NoTileConfig:  # torch does the work there
                     continue
             for name in names:
-                variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants
-                yield from ((case, target, head_dim, dtype, name, variant) for variant in variants)
+                variants = case.variants(case.module, TileConfig.parse(name)) if callable(case.variants) else case.variants
+                yield from (Job(case, target, head_dim, dtype, name, variant) for variant in variants)
 
 
 def main() -> None:
     """Prints a row a kernel, target, dtype, head_dim and variant."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file to write all rows to; one a line if it ends in .jsonl")
+    parser.add_argument("--json", type=Path, help="file to write the rows to, one JSON line each")
     parser.add_argument("--kernels", nargs="+", help="only these ops")
     parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
     parser.add_argument("--dtypes", nargs="+", help="only these element types")
     parser.add_argument("--configs", nargs="+", help="tile configs to try in place of the table's, such as 128x32w8s5t32d128a")
     arguments = parser.parse_args()
-    from load_pack import load_pack
-
-    _stand_in_for_linker()
-    load_pack()
-    jobs = list(_jobs(arguments))
-    columns = {"kernel": 17, "target": 9, "dtype": 6, "head_dim": 9, "variant": 26, "config": 26, "registers": 10}
-    columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "prefetch": 9, "serialised": 11}
-    columns |= {"ok": 6, "error": 0}
-    print("".join(f"{column:<{width}}" for column, width in columns.items()), flush=True)
-    rows = []
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for row in pool.map(row_of, jobs):
-            rows.append(row)
-            print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)
     if arguments.json:
-        lines = arguments.json.suffix == ".jsonl"
-        text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
-        arguments.json.write_text(text + "\n")
-    failed = sum(not row["ok"] for row in rows)
-    print(f"{len(rows) - failed} of {len(rows)} ok")
-    sys.exit(failed > 0)
+        arguments.json.unlink(missing_ok=True)
+    _stand_in_for_linker()
+    table, results = Rows(COLUMNS, arguments.json, None), []
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for row in pool.map(row_of, list(_jobs(arguments))):
+            table.add(row)
+            results.append(row["ok"])
+    print(f"{sum(results)} of {len(results)} ok")
+    sys.exit(not all(results))
 
 
 if __name__ == "__main__":
