@@ -6,36 +6,35 @@ Their loops must copy ahead of what they compute, and their matrix instructions 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "compile_kernels.py"
 COMMITTED = ROOT / "benchmarks" / "results" / "compiled.jsonl"
 VERSIONS = {"oldest": ("bf16", "fp32"), "middle": ("bf16", "fp16"), "newest": ("bf16", "fp32")}
 NVIDIA = {"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}
 
 
-def compiled(version: str, folder: Path, *arguments) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    """The script's run under a Triton of test.sh's, and its rows."""
-    triton = ROOT / ".venv" / f"triton-{version}"
-    if not triton.is_dir():
-        pytest.skip(f"no {version} Triton in .venv: ./test.sh installs it")
-    file = folder / "rows.json"
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env |= {"PYTHONPATH": str(triton), "TRITON_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, SCRIPT, "--json", file, *arguments]
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    return result, json.loads(file.read_text()) if file.exists() else []
+@pytest.fixture
+def compiled(run, tmp_path):
+    """Runs the script under a Triton of test.sh's: its result, and its rows."""
+
+    def compiled(version: str, *arguments):
+        triton, file = ROOT / ".venv" / f"triton-{version}", tmp_path / "rows.jsonl"
+        if not triton.is_dir():
+            pytest.skip(f"no {version} Triton in .venv: ./test.sh installs it")
+        command = (sys.executable, ROOT / "benchmarks" / "compile_kernels.py", "--json", file, *arguments)
+        result = run(*command, PYTHONPATH=str(triton), TRITON_CACHE_DIR=str(tmp_path / "cache"))
+        return result, [json.loads(line) for line in file.read_text().splitlines()]
+
+    return compiled
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_row_is_ok(version, tmp_path):
-    result, rows = compiled(version, tmp_path, "--dtypes", *VERSIONS[version])
+def test_every_row_is_ok(version, compiled):
+    result, rows = compiled(version, "--dtypes", *VERSIONS[version])
     bad = [row for row in rows if not row["ok"]]
     assert result.returncode == 0 and not bad, f"{bad[:3]}\n{result.stderr[-2000:]}"
     assert {row["target"] for row in rows} == NVIDIA | {"gfx942", "gfx1100"}
@@ -63,10 +62,8 @@ def _compare_with_committed(rows: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("version", ["middle", "newest"])
-def test_a_loop_that_waits_for_each_copy_fails(version, tmp_path):
-    result, rows = compiled(
-        version, tmp_path, "--kernels", "gather_attention", "--targets", "8.0", "9.0", "--dtypes", "bf16",
-        "--configs", "128x32w8s3t16d128a",
-    )  # fmt: skip
+def test_a_loop_that_waits_for_each_copy_fails(version, compiled):
+    only = ("--kernels", "gather_attention", "--targets", "8.0", "9.0", "--dtypes", "bf16", "--configs", "128x32w8s3t16d128a")
+    result, rows = compiled(version, *only)
     lists = [row for row in rows if "KEYS" in row["variant"]]
     assert result.returncode == 1 and len(lists) == 8 and all(row["prefetch"] == 0 and not row["ok"] for row in lists)
