@@ -6,33 +6,30 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from device import gpu, gpu_query, interleaved, on_gpu, tried
+from device import attempt, gpu, gpu_query, interleaved, on_gpu
 from measure import Rows, parse_arguments
 
 COLUMNS = ("provider", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "launch_us", "sms", "l2_bytes", "sm_mhz")
 LAUNCHES = 1000
 # What nvidia-smi reads off right now, by our name.
-READINGS = {
-    **{"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem"},
-    **{"watts": "power.draw", "celsius": "temperature.gpu"},
-}
+READINGS = {"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem"}
+READINGS |= {"watts": "power.draw", "celsius": "temperature.gpu"}
 
 
-def product(device: str, size: int) -> tuple[Callable, Callable]:
-    """A square product of bf16, and its rate."""
+def product(device: str, size: int) -> Callable:
+    """A square product of bf16."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    return lambda: a @ b, lambda ms: {"tflops": 2 * size**3 / ms / 1e9}
+    return lambda: a @ b
 
 
-def copy(device: str, size_bytes: int) -> tuple[Callable, Callable]:
-    """A copy on the device, and its rate: bytes read and written."""
+def copy(device: str, size_bytes: int) -> Callable:
+    """A copy on the device."""
     source = torch.empty(size_bytes, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}
+    return partial(torch.empty_like(source).copy_, source)
 
 
-def launches(device: str, by_triton: bool) -> tuple[Callable, Callable]:
-    """Many launches of what takes no time itself, by torch or by Triton's launcher, and the time of one."""
+def launches(device: str, by_triton: bool) -> Callable:
+    """Many launches of what takes no time itself, by torch or by Triton's launcher."""
     x = torch.zeros(1, device=device)
     launch = x.zero_
     if by_triton:
@@ -44,11 +41,17 @@ def launches(device: str, by_triton: bool) -> tuple[Callable, Callable]:
         for _ in range(LAUNCHES):
             launch()
 
-    return run, lambda ms: {"launch_us": 1e3 * ms / LAUNCHES}
+    return run
 
 
 def _empty_kernel(x_ptr):
     return
+
+
+def timed(build: Callable, rate: Callable[[float], dict], arguments) -> dict:
+    """Times of what is built, and its rate, which follows from the milliseconds."""
+    times = interleaved({"": build()}, arguments.device, arguments.repeats)[""]
+    return times | (rate(times["ms"]) if "ms" in times else {})
 
 
 def device_facts(device: str) -> dict:
@@ -59,27 +62,20 @@ def device_facts(device: str) -> dict:
     return facts | dict(zip(READINGS, gpu_query(*READINGS.values()), strict=True))
 
 
-def timed(build: Callable, arguments) -> dict:
-    """Times of what is built, and its rate."""
-    run, rate = build()
-    times = interleaved({"": run}, arguments.device, arguments.repeats)[""]
-    return times | (rate(times["ms"]) if "ms" in times else {})
-
-
 def main() -> None:
     """A row a ceiling, and what the device says of itself after them, still warm."""
     arguments = parse_arguments(__doc__)
     device, large = arguments.device, torch.device(arguments.device).type == "cuda"
+    size, size_bytes = (8192, 4 << 30) if large else (256, 4 << 20)
     table = Rows(COLUMNS, arguments.json, device)
-    builders = {
-        "product-bf16": partial(product, device, 8192 if large else 256),
-        "copy": partial(copy, device, 4 << 30 if large else 4 << 20),
-        "launch-torch": partial(launches, device, by_triton=False),
-        "launch-triton": partial(launches, device, by_triton=True),
+    ceilings = {
+        "product-bf16": (partial(product, device, size), lambda ms: {"tflops": 2 * size**3 / ms / 1e9}),
+        "copy": (partial(copy, device, size_bytes), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}),  # read and written
     }
-    for provider, build in builders.items():
-        made, missing = tried({provider: partial(timed, build, arguments)})
-        table.add({"op": "ceilings", "provider": provider, **(made | missing)[provider]})
+    for name in ("torch", "triton"):
+        ceilings[f"launch-{name}"] = partial(launches, device, name == "triton"), lambda ms: {"launch_us": 1e3 * ms / LAUNCHES}
+    for provider, ceiling in ceilings.items():
+        table.add({"op": "ceilings", "provider": provider, **attempt(timed, *ceiling, arguments)})
     if on_gpu(device):
         table.add({"op": "ceilings", "provider": "device", **device_facts(device)})
 

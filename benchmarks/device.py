@@ -26,7 +26,7 @@ def on_gpu(device: torch.device | str) -> bool:
 
 
 def tried(builders: dict[str, Callable]) -> tuple[dict, dict[str, dict]]:
-    """What each builder returns, and for each that fails a row's {"missing": reason}; the others go on."""
+    """What each builder returns, and a row's {"missing": reason} for each that fails; the others go on."""
     made, missing = {}, {}
     for name, build in builders.items():
         try:
@@ -34,6 +34,12 @@ def tried(builders: dict[str, Callable]) -> tuple[dict, dict[str, dict]]:
         except Exception as error:  # whatever a driver, compiler or peer may raise is a line of the table
             missing[name] = {"missing": reason(error)}
     return made, missing
+
+
+def attempt(function: Callable, *args):
+    """What it returns, or {"missing": reason}."""
+    made, missing = tried({"": partial(function, *args)})
+    return (made | missing)[""]
 
 
 def reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ def estimated(shape: Shape, config, batch: int = 1) -> dict:
 
 def counted(shape: Shape, config, batch: int = 1) -> int:
     """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
-    from counts import count  # puts Triton into its interpreter: never where kernels shall run
+    from launches import count  # puts Triton into its interpreter: never where kernels shall run
 
     return count(shape, config, batch).peak
 

@@ -85,7 +85,7 @@ def moved(gpu: Gpu, name: str, size: float, what: str) -> Part:
 
 def launched(shape: Shape, config: SVGConfig | SVG2Config) -> Part:
     """What waits for its turn."""
-    from counts import count  # puts Triton into its interpreter
+    from launches import count  # puts Triton into its interpreter
 
     counts = count(shape, config)
     started = counts.torch.total() + counts.triton.total()

@@ -29,16 +29,14 @@ from pathlib import Path
 
 import torch
 from calls import PlannedCall, WrongResult, backend_of, require_kernels, svg2_config
-from device import interleaved, tried
+from device import attempt, interleaved
 from measure import inputs, out_of_time, parse_arguments, run
 from shapes import Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference_assign
-from sparse_videogen.kernels.sample_rows import sample_rows
 from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
 from sparse_videogen.svg_core.kmeans import initial_centroids
-from sparse_videogen.svg_core.sampling import stratified
 
 CONFIG_FOR = tile_configs.config_for
 # The table's own config comes first, then these.
@@ -49,9 +47,8 @@ CONFIGS = {
         *("64x128w4s5t32d128a", "128x64w4s5t32d64a"),
     ),
     "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
-    "sample_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
 }
-CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "sample_rows": ("",)}
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",)}
 SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
 MOST_COMPILE_SECONDS = 300
 COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
@@ -87,7 +84,7 @@ def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
     return high
 
 
-def assign_work(q, k, v, shape: Shape) -> Callable:
+def assign_work(k, shape: Shape) -> Callable:
     """One assignment of the keys, checked on a few tokens; centroids rounded alike, near ties may differ."""
     centroids = initial_centroids(k, min(shape.k_clusters, shape.tokens)).contiguous()
     run = partial(assign, k, centroids, backend=backend_of(k))
@@ -98,23 +95,10 @@ def assign_work(q, k, v, shape: Shape) -> Callable:
     return run
 
 
-def sample_rows_work(q, k, v, shape: Shape) -> Callable:
-    """The rows of one profiling, checked."""
-    rows = stratified(64, shape.tokens, q.device)
-    call = partial(sample_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
-    run = partial(call, backend=backend_of(q))
-    expected, out = call(backend="torch"), run()
-    require_kernels()
-    error = ((out - expected).norm() / expected.norm()).item()
-    if not error < 1e-2:
-        raise WrongResult(f"relative error {error:.3g}, allowed is 0.01")
-    return run
-
-
 def work(op: str, q, k, v, shape: Shape, plan: Callable[[], PlannedCall]) -> tuple[Callable, dict]:
     """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
-    if op != "gather_attention":
-        return {"assign": assign_work, "sample_rows": sample_rows_work}[op](q, k, v, shape), {}
+    if op == "assign":
+        return assign_work(k, shape), {}
     call = plan()
     call.check()
     return call.run, {"density": call.density(), "computed": call.computed()}
@@ -129,17 +113,12 @@ def run_small(op: str, head_dim: int, config: TileConfig, device: str) -> None:
         work(op, q, k, v, shape, partial(plan_at, q, k, v, shape, 0.7, tail))
 
 
-def try_small(*args) -> dict | None:
-    """What is missing if `run_small` fails. In a process of its own."""
-    return tried({"": partial(run_small, *args)})[1].get("")
-
-
 def compile_all(op: str, head_dim: int, configs: list[TileConfig], arguments) -> dict[TileConfig, dict]:
     """Fills Triton's cache with all cores, for at most half of the time left; what is missing of configs that fail."""
     end = time.monotonic() + min(MOST_COMPILE_SECONDS, (arguments.end - time.monotonic()) / 2)
     # A process for each: one whose kernel broke its GPU context, or that died, spoils no other.
     with multiprocessing.get_context("spawn").Pool(min(len(configs), os.cpu_count()), maxtasksperchild=1) as pool:
-        given = {config: pool.apply_async(try_small, (op, head_dim, config, arguments.device)) for config in configs}
+        given = {config: pool.apply_async(attempt, (run_small, op, head_dim, config, arguments.device)) for config in configs}
         return {config: why for config, result in given.items() if (why := _answer(result, end - time.monotonic()))}
 
 
@@ -171,8 +150,8 @@ def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, argument
             return
         use(op, config)
         plan = partial(plan_of, config.block_m, tail)
-        made, missing = tried({"": partial(timed, op, q, k, v, shape, plan, arguments.repeats)})
-        yield {"config": str(config), "tail": tail, "top_p": top_p, **(made | missing)[""]}
+        row = attempt(timed, op, q, k, v, shape, plan, arguments.repeats)
+        yield {"config": str(config), "tail": tail, "top_p": top_p, **row}
 
 
 def dumps(table: dict) -> str:
