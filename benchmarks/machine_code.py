@@ -6,7 +6,6 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -28,19 +27,6 @@ CLASSES = {
     "wait": ("BAR", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "WARPSYNC", "SYNCS", "FENCE", "MEMBAR", "BSYNC", "BSSY", "NOP"),
     "branch": ("BRA", "EXIT", "CALL", "RET", "JMP", "BREAK", "YIELD"),
 }
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a loop around matrix products, in SASS.
-
-    Attributes:
-        instructions: executed by one warp, all classes together.
-        by_class: the same by `CLASSES`, "other" for what is in none.
-    """
-
-    instructions: int
-    by_class: dict[str, int]
 
 
 def prefetch(ptx: str) -> int | None:
@@ -97,14 +83,18 @@ def serialised(ptx: str, arch: str) -> bool:
     raise RuntimeError(f"no assembler of this Triton takes its own PTX: {assembled.stderr.strip()}")
 
 
-def turns(cubin: bytes) -> list[Turn]:
-    """Each innermost loop around matrix products, as they stand in the kernel."""
+def turns(cubin: bytes) -> list[dict]:
+    """One turn of each innermost loop around matrix products, as they stand in the kernel.
+
+    Returns:
+        "instructions" that one warp executes, and of these "by_class" as in `CLASSES`, "other" for what is in none.
+    """
     lines, matrix = _read("nvdisasm", cubin, "-c").splitlines(), "|".join(CLASSES["matrix"])
     branch = rf"^{INSTRUCTION}BRA.*`\((\.L_\w+)\)"
     made = []
     for loop in _innermost_loops(lines, r"\s*(\.L_\w+):", branch, rf"(?m)^{INSTRUCTION}({matrix})"):
         opcodes = re.findall(rf"(?m)^{INSTRUCTION}([^\s;]+).*;", "\n".join(loop))
-        made.append(Turn(len(opcodes), dict(Counter(map(_class, opcodes)))))
+        made.append({"instructions": len(opcodes), "by_class": dict(Counter(map(_class, opcodes)))})
     return made
 
 
