@@ -132,12 +132,15 @@ def rows_of(job: Job) -> list[dict]:
     def given_config(*key):
         return tile_configs.TileConfig.parse(job.config) if job.config else config_for(*key)
 
+    def architecture(device: torch.device) -> str:
+        return job.target.arch if device.type == "meta" else device.type
+
     with ExitStack() as patched:
         for owner, name, stand_in in (
             (JITFunction, "run", compile_only),
             (backend, "triton_obstacle", lambda device: None),
-            (backend, "architecture", lambda device: job.target.arch),
-            (tile_configs, "architecture", lambda device: job.target.arch),
+            (backend, "architecture", architecture),
+            (tile_configs, "architecture", architecture),
             (tile_configs, "config_for", given_config),
             (reference, "gather_attention", lambda *args: None),  # where there is no config; it would read what is on no device
         ):
