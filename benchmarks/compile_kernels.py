@@ -24,7 +24,7 @@ from unittest.mock import patch
 import machine_code
 import torch
 import triton
-from calls import call_options, svg2_config
+from calls import call_options, require_kernels, svg2_config
 from device import reason
 from measure import Rows
 from shapes import Shape
@@ -113,7 +113,7 @@ class Job:
 
 
 def rows_of(job: Job) -> list[dict]:
-    """A row a kernel and variant. Where calls launch one with several element types, that of the last which is not ok."""
+    """A row a kernel and variant; of one that calls launch with several element types the last, or one that is not ok."""
     driver.set_active(job.target)
     rows, seen, config_for, compile_kernel = {}, set(), tile_configs.config_for, JITFunction.run
 
@@ -127,7 +127,8 @@ def rows_of(job: Job) -> list[dict]:
                 row |= machine(compile_kernel(kernel, *args, grid=grid, warmup=True, **options), row, job)
             except Exception as error:  # a compiler's failure is what this script is here to report
                 row |= {"ok": False, "error": reason(error)}
-            rows[key] = row if rows.get(key, row)["ok"] else rows[key]
+            if key not in rows or rows[key]["ok"]:
+                rows[key] = row
 
     def given_config(*key):
         return tile_configs.TileConfig.parse(job.config) if job.config else config_for(*key)
@@ -146,6 +147,7 @@ def rows_of(job: Job) -> list[dict]:
         ):
             patched.enter_context(patch.object(owner, name, stand_in))
         call_all(job)
+    require_kernels()
     return list(rows.values())
 
 
