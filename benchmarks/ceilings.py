@@ -10,7 +10,6 @@ from device import attempt, gpu, gpu_query, interleaved, on_gpu
 from measure import Rows, parse_arguments
 
 COLUMNS = ("provider", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "launch_us", "sms", "l2_bytes", "sm_mhz")
-LAUNCHES = 1000
 # What nvidia-smi reads off right now, by our name.
 READINGS = {"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem"}
 READINGS |= {"watts": "power.draw", "celsius": "temperature.gpu"}
@@ -28,7 +27,7 @@ def copy(device: str, size_bytes: int) -> Callable:
     return partial(torch.empty_like(source).copy_, source)
 
 
-def launches(device: str, by_triton: bool) -> Callable:
+def launches(device: str, count: int, by_triton: bool) -> Callable:
     """Many launches of what takes no time itself, by torch or by Triton's launcher."""
     x = torch.zeros(1, device=device)
     launch = x.zero_
@@ -38,7 +37,7 @@ def launches(device: str, by_triton: bool) -> Callable:
         launch = partial(triton.jit(_empty_kernel)[(1,)], x)
 
     def run():
-        for _ in range(LAUNCHES):
+        for _ in range(count):
             launch()
 
     return run
@@ -66,14 +65,15 @@ def main() -> None:
     """A row a ceiling, and what the device says of itself after them, still warm."""
     arguments = parse_arguments(__doc__)
     device, large = arguments.device, torch.device(arguments.device).type == "cuda"
-    size, size_bytes = (8192, 4 << 30) if large else (256, 4 << 20)
+    size, size_bytes, count = (8192, 4 << 30, 1000) if large else (256, 4 << 20, 50)
     table = Rows(COLUMNS, arguments.json, device)
     ceilings = {
         "product-bf16": (partial(product, device, size), lambda ms: {"tflops": 2 * size**3 / ms / 1e9}),
         "copy": (partial(copy, device, size_bytes), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}),  # read and written
     }
     for name in ("torch", "triton"):
-        ceilings[f"launch-{name}"] = partial(launches, device, name == "triton"), lambda ms: {"launch_us": 1e3 * ms / LAUNCHES}
+        build = partial(launches, device, count, by_triton=name == "triton")
+        ceilings[f"launch-{name}"] = build, lambda ms: {"launch_us": 1e3 * ms / count}
     for provider, ceiling in ceilings.items():
         table.add({"op": "ceilings", "provider": provider, **attempt(timed, *ceiling, arguments)})
     if on_gpu(device):
