@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from dataclasses import dataclass
 
 import torch
 from sparse_videogen.kernels.plan import Plan
-from sparse_videogen.svg_core import attention
+from sparse_videogen.svg_core import METHODS
 from sparse_videogen.svg_core.planned import rows_of_tiles, whole
-from sparse_videogen.svg_core.tiles import cut
+from sparse_videogen.svg_core.tiles import split_into_tiles
 from torch import Tensor
 
 BLOCK = 64  # rows and keys: a kernel for these plans has tiles of that size, and pads none
@@ -23,10 +24,10 @@ class Blocks:
     random: bool = False
 
 
-def plan(q: Tensor, k: Tensor, v: Tensor, config: Blocks, layout, state, key, **options):
+def plan(q: Tensor, k: Tensor, v: Tensor, call, state, key):
     """One plan for all heads; blocks of BLOCK tokens in a row, every tile its own best key blocks."""
-    (b, h, n, _), blocks = q.shape, -(-q.shape[2] // BLOCK)
-    rows = cut(torch.arange(n, dtype=torch.int32, device=q.device), BLOCK)
+    (b, h, n, _), blocks, config = q.shape, -(-q.shape[2] // BLOCK), call.config
+    rows = split_into_tiles(torch.arange(n, dtype=torch.int32, device=q.device), BLOCK)
     if config.random:
         rng = torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
         scores = torch.rand(b * h, blocks, blocks, generator=rng).to(q.device)
@@ -50,4 +51,4 @@ def _means(x: Tensor, rows: Tensor) -> Tensor:
     return taken.sum(-2) / (rows >= 0).sum(-1, keepdim=True)
 
 
-attention.PLANNERS[Blocks] = plan
+METHODS[Blocks] = sys.modules[__name__]

@@ -3,74 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from measure import Rows, device_facts, interleaved, on_gpu, parse_arguments, reason
+from device import attempt, gpu, gpu_query, interleaved, on_gpu
+from measure import Rows, parse_arguments
 
 COLUMNS = ("provider", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "launch_us", "sms", "l2_bytes", "sm_mhz")
-LAUNCHES = 1000
+# What nvidia-smi reads off right now, by our name.
+READINGS = {"sm_mhz": "clocks.sm", "most_sm_mhz": "clocks.max.sm", "memory_mhz": "clocks.mem"}
+READINGS |= {"watts": "power.draw", "celsius": "temperature.gpu"}
 
 
-def product(device: str, size: int) -> tuple[Callable, Callable]:
-    """A square product of bf16, and its rate."""
+def product(device: str, size: int) -> Callable:
+    """A square product of bf16."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    return lambda: a @ b, lambda ms: {"tflops": 2 * size**3 / ms / 1e9}
+    return lambda: a @ b
 
 
-def copy(device: str, size_bytes: int) -> tuple[Callable, Callable]:
-    """A copy on the device, and its rate: bytes read and written."""
+def copy(device: str, size_bytes: int) -> Callable:
+    """A copy on the device."""
     source = torch.empty(size_bytes, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}
+    return partial(torch.empty_like(source).copy_, source)
 
 
-def launches(launch: Callable) -> tuple[Callable, Callable]:
-    """Many launches of what takes no time itself, and the time of one."""
+def launches(device: str, count: int, by_triton: bool) -> Callable:
+    """Many launches of what takes no time itself, by torch or by Triton's launcher."""
+    x = torch.zeros(1, device=device)
+    launch = x.zero_
+    if by_triton:
+        import triton
+
+        launch = partial(triton.jit(_empty_kernel)[(1,)], x)
 
     def run():
-        for _ in range(LAUNCHES):
+        for _ in range(count):
             launch()
 
-    return run, lambda ms: {"launch_us": 1e3 * ms / LAUNCHES}
-
-
-def torch_launch(device: str) -> Callable:
-    """One by torch."""
-    return torch.zeros(1, device=device).zero_
-
-
-def triton_launch(device: str) -> Callable:
-    """One by Triton's launcher."""
-    import triton
-
-    kernel, x = triton.jit(_empty_kernel), torch.zeros(1, device=device)
-    return lambda: kernel[(1,)](x)
+    return run
 
 
 def _empty_kernel(x_ptr):
     return
 
 
+def timed(build: Callable, rate: Callable[[float], dict], arguments) -> dict:
+    """Times of what is built, and its rate, which follows from the milliseconds."""
+    times = interleaved({"": build()}, arguments.device, arguments.repeats)[""]
+    return times | (rate(times["ms"]) if "ms" in times else {})
+
+
+def device_facts(device: str) -> dict:
+    """Multiprocessors, L2 and memory in bytes, and the readings."""
+    properties = gpu.get_device_properties(device)
+    facts = {"sms": properties.multi_processor_count, "l2_bytes": properties.L2_cache_size}
+    facts["memory_bytes"] = properties.total_memory
+    return facts | dict(zip(READINGS, gpu_query(*READINGS.values()), strict=True))
+
+
 def main() -> None:
     """A row a ceiling, and what the device says of itself after them, still warm."""
     arguments = parse_arguments(__doc__)
     device, large = arguments.device, torch.device(arguments.device).type == "cuda"
+    size, size_bytes, count = (8192, 4 << 30, 1000) if large else (256, 4 << 20, 50)
     table = Rows(COLUMNS, arguments.json, device)
-    builders = {
-        "product-bf16": lambda: product(device, 8192 if large else 256),
-        "copy": lambda: copy(device, 4 << 30 if large else 4 << 20),
-        "launch-torch": lambda: launches(torch_launch(device)),
-        "launch-triton": lambda: launches(triton_launch(device)),
+    ceilings = {
+        "product-bf16": (partial(product, device, size), lambda ms: {"tflops": 2 * size**3 / ms / 1e9}),
+        "copy": (partial(copy, device, size_bytes), lambda ms: {"gbps": 2 * size_bytes / ms / 1e6}),  # read and written
     }
-    for provider, build in builders.items():
-        row = {"op": "ceilings", "provider": provider}
-        try:
-            run, rate = build()
-            row |= interleaved({"": run}, device, arguments.repeats)[""]
-            row |= rate(row["ms"]) if "ms" in row else {}
-        except Exception as error:  # one that cannot run is a line of the table
-            row["missing"] = reason(error)
-        table.add(row)
+    for name in ("torch", "triton"):
+        build = partial(launches, device, count, by_triton=name == "triton")
+        ceilings[f"launch-{name}"] = build, lambda ms: {"launch_us": 1e3 * ms / count}
+    for provider, ceiling in ceilings.items():
+        table.add({"op": "ceilings", "provider": provider, **attempt(timed, *ceiling, arguments)})
     if on_gpu(device):
         table.add({"op": "ceilings", "provider": "device", **device_facts(device)})
 

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from measure import Rows, each_shape, interleaved, parse_arguments
-from sparse_videogen.kernels import choose_backend
-from sparse_videogen.svg_core.kmeans import initial_centroids, kmeans
+from calls import backend_of
+from device import interleaved, tried
+from measure import inputs, parse_arguments, run
+from shapes import Shape
+from sparse_videogen.svg_core.clusters import initial_centroids, kmeans
 
 COLUMNS = ("shape", "provider", "clusters", "ms", "ms_p20", "ms_p80", "tflops", "peak_bytes")
 
 
-def providers(x, start) -> tuple[dict, dict[str, str]]:
-    """One iteration by provider, and what is missing: name -> reason."""
-    made = {"kmeans-torch": partial(kmeans, x, start, 1, "torch")}
-    if choose_backend("auto", x.device) == "triton":
-        made["kmeans-triton"] = partial(kmeans, x, start, 1, "triton")
-    if importlib.util.find_spec("flash_kmeans") is None:
-        return made, {"flash_kmeans": "not installed"}
+def flash_kmeans(x, start) -> Callable:
+    """One iteration of the authors' kernels."""
     from flash_kmeans import batch_kmeans_Euclid
 
     flat, centroids = x.flatten(0, 1).contiguous(), start.flatten(0, 1).contiguous()
-    made["flash_kmeans"] = partial(
-        batch_kmeans_Euclid, flat, n_clusters=centroids.shape[1], max_iters=1, init_centroids=centroids
-    )
-    return made, {}
+    return partial(batch_kmeans_Euclid, flat, n_clusters=centroids.shape[1], max_iters=1, init_centroids=centroids)
 
 
-def main() -> None:
-    """A row a shape, side and provider."""
-    arguments = parse_arguments(__doc__)
-    table = Rows(COLUMNS, arguments.json, arguments.device)
-    for name, shape, q, k, _ in each_shape(arguments):
-        for x, clusters in ((q, shape.q_clusters), (k, shape.k_clusters)):
-            functions, missing = providers(x, initial_centroids(x, clusters))
-            common = {"op": "kmeans", "shape": name, "tokens": shape.tokens, "clusters": clusters}
-            for provider, reason in missing.items():
-                table.add({**common, "provider": provider, "missing": reason})
-            flops = 2 * shape.heads * shape.tokens * clusters * shape.head_dim
-            for provider, times in interleaved(functions, arguments.device, arguments.repeats).items():
-                rate = {"tflops": flops / times["ms"] / 1e9} if "ms" in times else {}
-                table.add({**common, "provider": provider, **times, **rate})
+def rows_of(shape: Shape, arguments) -> Iterator[dict]:
+    """A row a side and provider."""
+    q, k, _ = inputs(shape, arguments.device)
+    for x, clusters in ((q, shape.q_clusters), (k, shape.k_clusters)):
+        start = initial_centroids(x, clusters)
+        ours = {f"kmeans-{backend}": partial(kmeans, x, start, 1, backend) for backend in {"torch": 0, backend_of(x): 0}}
+        others, missing = tried({"flash_kmeans": partial(flash_kmeans, x, start)})
+        flops = 2 * shape.heads * shape.tokens * clusters * shape.head_dim
+        for provider, row in {**missing, **interleaved(ours | others, arguments.device, arguments.repeats)}.items():
+            rate = {"tflops": flops / row["ms"] / 1e9} if "ms" in row else {}
+            yield {"provider": provider, "clusters": clusters, **row, **rate}
 
 
 if __name__ == "__main__":
-    main()
+    run("kmeans", COLUMNS, rows_of, parse_arguments(__doc__))

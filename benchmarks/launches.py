@@ -1,71 +1,109 @@
-"""How many operations does a call in the middle of a run start? Each waits about 5 us for its turn on a GPU."""
+"""How many operations does a call in the middle of a run start? Each waits about 5 us for its turn on a GPU.
+
+They are counted on the meta device, and with them the bytes allocated: real shapes, no GPU, no work. What the CUDA
+allocator rounds up and what sorting needs inside torch is not in it: memory.py measures that on a GPU.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Iterator
+from unittest.mock import patch
+from weakref import finalize
 
-import allocations
 import torch
-from measure import Rows, layout_of, parse_arguments
-from shapes import SHAPES, Shape
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, sparse_attention
+from calls import call_options, methods
+from measure import parse_arguments, run
+from shapes import Shape
+from sparse_videogen.svg_core import sparse_attention
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 COLUMNS = ("shape", "provider", "launches", "torch", "triton", "most")
+# Kernels are not compiled where there is no GPU; launching them does nothing here.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
-class Launches(TorchDispatchMode):
-    """Counts torch's operators by name, without views and bare allocations, which start nothing.
+class Counts(TorchDispatchMode):
+    """Counts operators, and the storages that they make while tensors in them live; what was there before does not count.
 
-    An operator counts once, though some, such as a sort, are several kernels. Triton's kernels count under their names.
+    Attributes:
+        torch: operators by name, without views and bare allocations, which start nothing. One counts once, though some,
+            such as a sort, are several kernels.
+        triton: kernels by name.
+        alive, peak: bytes now, and at most so far.
     """
 
     def __init__(self):
         super().__init__()
-        self.torch, self.triton = Counter(), Counter()
+        self.torch, self.triton, self._tensors = Counter(), Counter(), Counter()
+        self.alive = self.peak = 0
+
+    def restart(self) -> None:
+        """Forgets all but what is alive."""
+        self.torch.clear(), self.triton.clear()
+        self.peak = self.alive
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor) and (_storage(x) in self._tensors or _storage(x) not in given):
+                self._watch(x)
         returns = function._schema.returns
         views = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
         if not views and not function.name().startswith("aten::empty"):
             self.torch[function.name()] += 1
-        return function(*args, **(kwargs or {}))
+        return result
 
-    @contextmanager
-    def counting(self):
-        """Counts what happens inside, kernels included, which do nothing."""
-        with allocations.kernels_do_nothing(lambda name: self.triton.update([name])), self:
-            yield self
+    def _watch(self, x: torch.Tensor) -> None:
+        key, size = _storage(x), x.untyped_storage().nbytes()
+        if not self._tensors[key]:
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+        self._tensors[key] += 1
+        finalize(x, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._tensors[key] -= 1
+        if not self._tensors[key]:
+            del self._tensors[key]
+            self.alive -= size
 
 
-def count(shape: Shape, config: SVGConfig | SVG2Config) -> Launches:
-    """Of a call with its error measured, on the meta device: real shapes, no GPU, no work."""
-    size = (1, shape.tokens, shape.heads, shape.head_dim)
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+def count(shape: Shape, config, batch: int = 1) -> Counts:
+    """Of a bf16 call with its error measured; `peak` is without its output."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    size = (batch, shape.tokens, shape.heads, shape.head_dim)
     q, k, v = (torch.empty(size, dtype=torch.bfloat16, device="meta").transpose(1, 2) for _ in range(3))
-    call = {"config": config, "layout": layout_of(shape), "state": SparseState(), "key": 0, "measure_error": True}
-    with Launches().counting():  # a run's first call makes what the others find
-        sparse_attention(q, k, v, **call, backend="triton")
-    with Launches().counting() as launches:
-        sparse_attention(q, k, v, **call, backend="triton")
-    return launches
+    options, counts = call_options(config, shape), Counts()
+
+    def launcher(kernel, grid):
+        return lambda *args, **kwargs: counts.triton.update([kernel.fn.__name__])
+
+    with patch.object(InterpretedFunction, "__getitem__", launcher), counts:
+        for _ in range(2):  # a run's first call makes what the others find
+            counts.restart()
+            sparse_attention(q, k, v, **options, measure_error=True, backend="triton")
+    counts.peak -= q.numel() * q.element_size()
+    return counts
 
 
-def main() -> None:
-    """A row a shape and method."""
-    arguments = parse_arguments(__doc__)
-    table = Rows(COLUMNS, arguments.json, "cpu")
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
-        for provider, config in (("svg", SVGConfig()), ("svg2", SVG2Config(**clusters))):
-            launches = count(shape, config)
-            row = {"op": "launches", "shape": name, "tokens": shape.tokens, "provider": provider}
-            row |= {"torch": launches.torch.total(), "triton": launches.triton.total()}
-            most = (launches.torch + launches.triton).most_common(3)
-            row["most"] = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in most)
-            table.add({**row, "launches": row["torch"] + row["triton"]})
+def rows_of(shape: Shape, arguments) -> Iterator[dict]:
+    """A row a method."""
+    for provider, config in methods(shape).items():
+        counts = count(shape, config)
+        row = {"torch": counts.torch.total(), "triton": counts.triton.total()}
+        most = (counts.torch + counts.triton).most_common(3)
+        row["most"] = ", ".join(f"{name.removeprefix('aten::')} {times}" for name, times in most)
+        yield {"provider": provider, "launches": row["torch"] + row["triton"], **row}
 
 
 if __name__ == "__main__":
-    main()
+    run("launches", COLUMNS, rows_of, parse_arguments(__doc__))

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
-from checks import WrongResult, require_kernels, run_plan
-from measure import Rows, inputs, layout_of, milliseconds, parse_arguments, plan_options, profiled
-from shapes import SHAPES, Shape
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, plans, sparse_attention
+from calls import PlannedCall, WrongResult, backend_of, call_options, planned, require_kernels, svg2_config
+from device import gpu, milliseconds
+from measure import inputs, parse_arguments, run, shapes_of
+from shapes import Shape
+from sparse_videogen.svg_core import SVGConfig, sparse_attention
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 COLUMNS = ("shape", "part", "launches", "ms", "share")
 # Part of a call -> the kernels that are it, by name; the first that fits.
@@ -29,53 +33,64 @@ PARTS = {
     "choice: lists": "_pack_lists",
     "profiling": "_exact_rows",
     "products": "gemm|cutlass|nvjet|::mm|bmm",
+    "other torch operations": "",
 }
-OTHER = "other torch operations"
 MOST_KERNELS = 20
 MOST_TRACE_BYTES = 4 << 20
 
 
 def part_of(kernel: str) -> str:
     """The part of a call that a kernel belongs to."""
-    return next((part for part, pattern in PARTS.items() if re.search(pattern, kernel, re.IGNORECASE)), OTHER)
+    return next(part for part, pattern in PARTS.items() if re.search(pattern, kernel, re.IGNORECASE))
 
 
-def config_for(shape: Shape) -> SVG2Config:
-    """SVG2 as the nodes run it, at about a quarter of all pairs."""
-    clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
-    return SVG2Config(top_p=1e-3, min_keep=0.25, **clusters)
+def profiled(function: Callable, device: torch.device | str, trace: Path | None) -> list[tuple[str, int, float]]:
+    """Name, launches and ms of each kernel of one call, longest first; a rehearsal counts torch's operators instead."""
+    on_cuda = torch.device(device).type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as seen:
+        function()
+        gpu.synchronize()
+    if trace is not None:
+        seen.export_chrome_trace(str(trace))
+        if trace.stat().st_size > MOST_TRACE_BYTES:
+            print(f"{trace} was left out: {trace.stat().st_size >> 20} MB")
+            trace.unlink()
+    kind, field = (DeviceType.CUDA, "self_device_time_total") if on_cuda else (DeviceType.CPU, "self_cpu_time_total")
+    kernels = [(x.key, x.count, getattr(x, field) / 1e3) for x in seen.key_averages() if x.device_type == kind]
+    return sorted(kernels, key=lambda kernel: -kernel[2])
 
 
-def profile_call(shape: Shape, q, k, v, trace: Path | None) -> list[dict]:
+def rows_of(shape: Shape, arguments) -> Iterator[dict]:
     """Rows of a call after two that warmed up: the kernels that take longest, its parts, and all of it."""
-    call = {"config": config_for(shape), "layout": layout_of(shape), "state": SparseState(), "key": 0}
-    for _ in range(2):
-        sparse_attention(q, k, v, **call)
+    q, k, v = inputs(shape, arguments.device)
+    call = partial(sparse_attention, q, k, v, **call_options(config_for(shape), shape))
+    call(), call()
     require_kernels()
-    wall_ms = milliseconds(lambda: sparse_attention(q, k, v, **call), q.device)
-    kernels = profiled(lambda: sparse_attention(q, k, v, **call), q.device, trace)
-    if trace and trace.exists() and trace.stat().st_size > MOST_TRACE_BYTES:
-        print(f"{trace} was left out: {trace.stat().st_size >> 20} MB")
-        trace.unlink()
-    total_ms = sum(ms for _, _, ms in kernels)
-    parts = defaultdict(lambda: [0, 0.0])
+    wall_ms = milliseconds(call, q.device)
+    kernels = profiled(call, q.device, arguments.trace)
+    parts = defaultdict(lambda: (0, 0.0))
     for name, launches, ms in kernels:
-        parts[part_of(name)][0] += launches
-        parts[part_of(name)][1] += ms
-    longest = sorted(kernels, key=lambda kernel: -kernel[2])[:MOST_KERNELS]
-    made = [(f"kernel {name[:90]}", launches, ms) for name, launches, ms in longest]
+        parts[part_of(name)] = parts[part_of(name)][0] + launches, parts[part_of(name)][1] + ms
+    launched, total_ms = (sum(each) for each in list(zip(*kernels, strict=True))[1:])
+    made = [(f"kernel {name[:90]}", launches, ms) for name, launches, ms in kernels[:MOST_KERNELS]]
     made += sorted(((part, *sums) for part, sums in parts.items()), key=lambda row: -row[2])
-    launched = sum(launches for _, launches, _ in kernels)
     made += [("all kernels", launched, total_ms), ("whole call", launched, wall_ms)]
-    return [{"part": part, "launches": launches, "ms": ms, "share": ms / wall_ms} for part, launches, ms in made]
+    common = {"heads": shape.heads, "provider": "svg2"}
+    for part, launches, ms in made:
+        yield {**common, "part": part, "launches": launches, "ms": ms, "share": ms / wall_ms}
 
 
-def launch_once(shape: Shape, q, k, v) -> None:
+def config_for(shape: Shape):
+    """SVG2 as the nodes run it, at about a quarter of all pairs."""
+    return svg2_config(shape, 0.25, kmeans_init_iters=4)
+
+
+def run_kernel(shape: Shape, device: str) -> None:
     """gather_attention once at full size, over the plan of the first heads; the lists come before a tail that is apart."""
-    options = plan_options(q)
-    planned = plans(q, k, v, config_for(shape), layout_of(shape), SparseState(), 0, **options)
-    where, plan = next(planned[-1].parts)
-    run_plan(q, k, v, [(where, plan)], options["backend"])
+    q, k, v = inputs(shape, device)
+    where, plan = next(planned(q, k, v, call_options(config_for(shape), shape))[-1].parts)
+    PlannedCall(q, k, v, [(where, plan)]).run()
     require_kernels()
     print(f"{plan.query_index.shape[1]} tiles each of {plan.list_of_head.shape[1]} heads; a tail apart is a launch of its own")
 
@@ -83,13 +98,13 @@ def launch_once(shape: Shape, q, k, v) -> None:
 def run_small(device: str) -> None:
     """Both methods, without and with the tail, at sizes that leave tiles and lists unfilled; raises if torch differs."""
     shape = Shape(2, 128, 3, 9, 7, text=5, q_clusters=6, k_clusters=20)
-    clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "top_p": 0.5, "kmeans_init_iters": 2}
-    configs = [SVGConfig(sparsity=0.5), *(SVG2Config(**clusters, tail=tail) for tail in ("off", "second_order"))]
+    tails = (svg2_config(shape, top_p=0.5, tail=tail) for tail in ("off", "second_order"))
     q, k, v = inputs(shape, device, torch.float16)
-    for config in configs:
-        call = {"config": config, "layout": layout_of(shape), "measure_error": True}
-        out, _ = sparse_attention(q, k, v, **call, backend=plan_options(q)["backend"])
-        expected, _ = sparse_attention(q, k, v, **call, backend="torch")
+    for config in (SVGConfig(sparsity=0.5), *tails):
+        out, expected = (
+            sparse_attention(q, k, v, **call_options(config, shape), measure_error=True, backend=backend)[0]
+            for backend in (backend_of(q), "torch")
+        )
         require_kernels()
         # Rounding may choose other clusters for a few tokens; what is not finite or far off is the kernels'.
         error = ((out - expected).float().norm() / expected.float().norm()).item()
@@ -104,20 +119,15 @@ def main() -> None:
         __doc__,
         {"shapes": ["wan14b_720p"]},
         mode={"choices": ("call", "kernel", "small"), "default": "call"},
-        heads={"type": int, "default": 40, "help": "of the shape, at most"},
         trace={"type": Path, "help": "where to write the trace, .json.gz; left out above 4 MB"},
     )
     if arguments.mode == "small":
-        return run_small(arguments.device)
-    for name in arguments.shapes:
-        shape = replace(SHAPES[name], heads=min(arguments.heads, SHAPES[name].heads))
-        q, k, v = inputs(shape, arguments.device, arguments.dtype)
-        if arguments.mode == "kernel":
-            launch_once(shape, q, k, v)
-            continue
-        table = Rows(COLUMNS, arguments.json, arguments.device)
-        for row in profile_call(shape, q, k, v, arguments.trace):
-            table.add({"op": "profile", "shape": name, "tokens": shape.tokens, "heads": shape.heads, "provider": "svg2", **row})
+        run_small(arguments.device)
+    elif arguments.mode == "kernel":
+        for _, shape in shapes_of(arguments):
+            run_kernel(shape, arguments.device)
+    else:
+        run("profile", COLUMNS, rows_of, arguments)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measure import on_gpu, reason
-from shapes import Shape
+from device import milliseconds, on_gpu, tried
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SDPA_BACKENDS = {
@@ -18,52 +18,74 @@ SDPA_BACKENDS = {
 }
 
 
-def dense_providers(q, k, v) -> tuple[dict[str, Callable], dict[str, str]]:
-    """Dense attention by provider, and the reason for each that cannot run here."""
-    if not on_gpu(q.device):
-        return {"sdpa": lambda: F.scaled_dot_product_attention(q, k, v)}, {}
+@dataclass(frozen=True)
+class Provider:
+    """What is timed.
 
-    def sdpa(backend):
+    Attributes:
+        run: returns out [B, H, N, D].
+        density, computed: (query, key) pairs, and these with padding, as shares of all.
+        has_error: its result is an estimate of dense attention, so its error says something.
+    """
+
+    run: Callable
+    density: float = 1.0
+    computed: float = 1.0
+    has_error: bool = True
+
+
+def dense_providers(q, k, v) -> tuple[dict[str, Provider], dict[str, dict]]:
+    """Dense attention by provider, and what is missing as `tried` says it."""
+    if not on_gpu(q.device):
+        return {"sdpa": Provider(lambda: F.scaled_dot_product_attention(q, k, v))}, {}
+    builders = {name: partial(_sdpa, q, k, v, backend) for name, backend in SDPA_BACKENDS.items()}
+    return tried(builders | {"sageattention": partial(_sage, q, k, v)})
+
+
+def best_dense(q, k, v) -> tuple[str, Callable]:
+    """Dense attention by its fastest provider, found by one run of each after the first."""
+    providers, _ = dense_providers(q, k, v)
+    best = min(providers, key=lambda name: milliseconds(providers[name].run, q.device))
+    return best, providers[best].run
+
+
+def masked_providers(q, k, v, density: float) -> tuple[dict[str, Provider], dict[str, dict]]:
+    """Sparse attention of others at about this density, and what is missing."""
+    if not on_gpu(q.device):
+        return {}, {}
+    builders = {"flex-attention": _flex_attention, "flashinfer": _flashinfer, "sol-attn": _sol_attn}
+    return tried({name: partial(_masked, build, q, k, v, density) for name, build in builders.items()})
+
+
+def _sdpa(q, k, v, backend: SDPBackend) -> Provider:
+    def run():
         with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(q, k, v)
 
-    candidates = {name: lambda backend=backend: sdpa(backend) for name, backend in SDPA_BACKENDS.items()}
-    if importlib.util.find_spec("sageattention") is not None:
-        from sageattention import sageattn
-
-        candidates["sageattention"] = lambda: sageattn(q, k, v)
-    works, missing = _try(candidates)
-    if "sageattention" not in candidates:
-        missing["sageattention"] = "not installed"
-    return works, missing
+    run()
+    return Provider(run)
 
 
-def masked_providers(q, k, v, shape: Shape, density: float) -> tuple[dict, dict[str, str]]:
-    """Sparse attention of others at about this density: name -> (function, density), and what is missing."""
-    if not on_gpu(q.device):
-        return {}, {}
-    works, missing = {}, {}
-    builders = {"flex-attention": _flex_attention, "flashinfer": _flashinfer, "sol-attn": _sol_attn}
-    for name, build in builders.items():
-        try:
-            function, reached = build(q, k, v, density)
-            function()
-            works[name] = (function, reached)
-        except Exception as error:  # a peer that fails is a line of the table
-            missing[name] = reason(error)
-    return works, missing
+def _sage(q, k, v) -> Provider:
+    from sageattention import sageattn
+
+    sageattn(q, k, v)
+    return Provider(lambda: sageattn(q, k, v))
 
 
-def _band_width(tokens: int, density: float) -> int:
-    """Half-width of a diagonal band of this density: 2 w N - w^2 = density N^2."""
-    return round(tokens * (1 - (1 - density) ** 0.5))
+def _masked(build: Callable, q, k, v, density: float) -> Provider:
+    run, reached = build(q, k, v, density)
+    run()
+    return Provider(run, reached, reached, has_error=False)
 
 
 def _flex_attention(q, k, v, density: float):
+    """A diagonal band of this density: 2 w N - w^2 = density N^2."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     n = q.shape[2]
-    width = torch.tensor(_band_width(n, density), device=q.device)  # a number would be compiled in, anew for each density
+    # A number would be compiled in, anew for each density.
+    width = torch.tensor(round(n * (1 - (1 - density) ** 0.5)), device=q.device)
     # Compiled, for it would otherwise make n x n tensors: 45 GB at 75,600 tokens.
     mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= width, None, None, n, n, device=q.device, _compile=True)
     compiled = torch.compile(flex_attention, dynamic=False)
@@ -78,16 +100,16 @@ def _flashinfer(q, k, v, density: float):
     rows, columns = 300, 1000
     rng = torch.Generator(device=q.device).manual_seed(0)
     chosen = torch.rand(heads, rows, columns, device=q.device, generator=rng) < density
-    sizes = [
+    row_sizes, column_sizes = (
         torch.diff(torch.linspace(0, tokens, count + 1, device=q.device).round()).int().expand(heads, -1).contiguous()
         for count in (rows, columns)
-    ]
+    )
     workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
     wrapper = flashinfer.VariableBlockSparseAttentionWrapper(workspace, backend="auto")
     wrapper.plan(
         block_mask_map=chosen,
-        block_row_sz=sizes[0],
-        block_col_sz=sizes[1],
+        block_row_sz=row_sizes,
+        block_col_sz=column_sizes,
         num_qo_heads=heads,
         num_kv_heads=heads,
         head_dim=head_dim,
@@ -102,14 +124,3 @@ def _sol_attn(q, k, v, density: float):
 
     packed = [x.contiguous() for x in (q, k, v)]
     return lambda: comfy_kitchen.sol_attn(*packed, keep_percent=100 * density), density
-
-
-def _try(candidates: dict[str, Callable]) -> tuple[dict[str, Callable], dict[str, str]]:
-    works, missing = {}, {}
-    for name, function in candidates.items():
-        try:
-            function()
-            works[name] = function
-        except Exception as error:  # likewise
-            missing[name] = reason(error)
-    return works, missing

@@ -15,28 +15,28 @@ table's then. Rows are appended as they are made, and the table is written after
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import multiprocessing
 import os
+import re
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from checks import WrongResult, checked_run, parts, require_kernels, run_plan
-from measure import Rows, inputs, interleaved, layout_of, out_of_time, parse_arguments, plan_options, reason
-from shapes import SHAPES, Shape
+from calls import PlannedCall, WrongResult, backend_of, require_kernels, svg2_config
+from device import attempt, interleaved
+from measure import inputs, out_of_time, parse_arguments, run
+from shapes import Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference_assign
-from sparse_videogen.kernels.exact_rows import exact_rows
 from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
-from sparse_videogen.svg_core import SparseState, SVG2Config, plans
-from sparse_videogen.svg_core.kmeans import initial_centroids
-from sparse_videogen.svg_core.sampling import stratified
+from sparse_videogen.svg_core.clusters import initial_centroids
 
 CONFIG_FOR = tile_configs.config_for
 # The table's own config comes first, then these.
@@ -47,9 +47,8 @@ CONFIGS = {
         *("64x128w4s5t32d128a", "128x64w4s5t32d64a"),
     ),
     "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
-    "exact_rows": ("64x64w4s3", "64x128w4s3", "64x32w4s3", "64x128w8s3"),
 }
-CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "exact_rows": ("",)}
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",)}
 SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
 MOST_COMPILE_SECONDS = 300
 COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
@@ -69,16 +68,9 @@ def use(op: str, config: TileConfig) -> None:
     backend._failures.clear()
 
 
-def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> list:
-    """The `parts` of a plan with tiles of the config in use."""
-    clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 4}
-    config = SVG2Config(top_p=top_p, min_keep=0.0, tail=tail, **clusters)
-    return parts(plans(q, k, v, config, layout_of(shape), SparseState(), 0, **plan_options(q)))
-
-
-def density_of(plan: list, shape: Shape, *blocks: int) -> float:
-    """Pairs of a plan as a share of all; rows and keys counted in whole blocks."""
-    return sum(part.pairs(*blocks).sum().item() for _, part in plan) / (shape.heads * shape.tokens**2)
+def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> PlannedCall:
+    """A call whose plans have tiles of the config in use."""
+    return PlannedCall.of(q, k, v, svg2_config(shape, kmeans_init_iters=4, top_p=top_p, min_keep=0.0, tail=tail), shape)
 
 
 def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
@@ -87,164 +79,130 @@ def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        below = density_of(plan_at(q, k, v, shape, middle, "off"), shape) < density
+        below = plan_at(q, k, v, shape, middle, "off").density() < density
         low, high = (middle, high) if below else (low, middle)
     return high
 
 
-def attention_work(q, k, v, shape: Shape, plan: list, config: TileConfig) -> tuple[Callable, dict]:
-    """The executor over a plan, checked; and what its row says of it."""
-    checked_run(q, k, v, plan, plan_options(q)["backend"])
-    row = {"density": density_of(plan, shape), "computed": density_of(plan, shape, config.block_m, config.block_n)}
-    return functools.partial(run_plan, q, k, v, plan, plan_options(q)["backend"]), row
-
-
-def assign_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
+def assign_work(k, shape: Shape) -> Callable:
     """One assignment of the keys, checked on a few tokens; centroids rounded alike, near ties may differ."""
     centroids = initial_centroids(k, min(shape.k_clusters, shape.tokens)).contiguous()
-    run = functools.partial(assign, k, centroids, backend=plan_options(q)["backend"])
+    run = partial(assign, k, centroids, backend=backend_of(k))
     same = (run()[:, :, :500] == reference_assign(k[:, :, :500], centroids)).float().mean().item()
     require_kernels()
     if same < 0.99:
         raise WrongResult(f"{1 - same:.1%} of the labels differ, allowed is 1 %")
-    return run, {}
+    return run
 
 
-def exact_rows_work(q, k, v, shape: Shape) -> tuple[Callable, dict]:
-    """The rows of one profiling, checked."""
-    rows = stratified(64, shape.tokens, q.device)
-    call = functools.partial(exact_rows, q, k, v, rows, sm_scale=shape.head_dim**-0.5)
-    run = functools.partial(call, backend=plan_options(q)["backend"])
-    expected, out = call(backend="torch"), run()
-    require_kernels()
-    error = ((out - expected).norm() / expected.norm()).item()
-    if not error < 1e-2:
-        raise WrongResult(f"relative error {error:.3g}, allowed is 0.01")
-    return run, {}
-
-
-def work(op: str, q, k, v, shape: Shape, config: TileConfig, plan: list | None) -> tuple[Callable, dict]:
+def work(op: str, q, k, v, shape: Shape, plan: Callable[[], PlannedCall]) -> tuple[Callable, dict]:
     """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
-    if op == "gather_attention":
-        return attention_work(q, k, v, shape, plan, config)
-    return {"assign": assign_work, "exact_rows": exact_rows_work}[op](q, k, v, shape)
+    if op == "assign":
+        return assign_work(k, shape), {}
+    call = plan()
+    call.check()
+    return call.run, {"density": call.density(), "computed": call.computed()}
 
 
-def try_small(op: str, head_dim: int, config: TileConfig, device: str) -> str | None:
-    """Compiles, runs and checks a config at a small size; the reason if it fails. In a process of its own."""
-    try:
-        shape = Shape(head_dim=head_dim, **SMALL)
-        q, k, v = inputs(shape, device, torch.bfloat16)
-        use(op, config)
-        for tail in CASES[op]:
-            plan = plan_at(q, k, v, shape, 0.7, tail) if op == "gather_attention" else None
-            work(op, q, k, v, shape, config, plan)
-    except Exception as error:  # whatever a compiler or driver may raise: the table says it
-        return reason(error)
-    return None
+def run_small(op: str, head_dim: int, config: TileConfig, device: str) -> None:
+    """Compiles, runs and checks a config at a small size."""
+    shape = Shape(head_dim=head_dim, **SMALL)
+    q, k, v = inputs(shape, device, torch.bfloat16)
+    use(op, config)
+    for tail in CASES[op]:
+        work(op, q, k, v, shape, partial(plan_at, q, k, v, shape, 0.7, tail))
 
 
-def compile_all(op: str, head_dim: int, configs: list[TileConfig], arguments) -> dict[TileConfig, str]:
-    """Fills Triton's cache with all cores, for at most half of the time left; the reason for each config that fails."""
+def compile_all(op: str, head_dim: int, configs: list[TileConfig], arguments) -> dict[TileConfig, dict]:
+    """Fills Triton's cache with all cores, for at most half of the time left; what is missing of configs that fail."""
     end = time.monotonic() + min(MOST_COMPILE_SECONDS, (arguments.end - time.monotonic()) / 2)
     # A process for each: one whose kernel broke its GPU context, or that died, spoils no other.
     with multiprocessing.get_context("spawn").Pool(min(len(configs), os.cpu_count()), maxtasksperchild=1) as pool:
-        tried = {config: pool.apply_async(try_small, (op, head_dim, config, arguments.device)) for config in configs}
-        return {config: why for config, result in tried.items() if (why := _answer(result, end - time.monotonic()))}
+        given = {config: pool.apply_async(attempt, (run_small, op, head_dim, config, arguments.device)) for config in configs}
+        return {config: why for config, result in given.items() if (why := _answer(result, end - time.monotonic()))}
 
 
-def _answer(result, seconds: float) -> str | None:
+def _answer(result, seconds: float) -> dict | None:
     try:
         return result.get(max(0.0, seconds))
     except multiprocessing.TimeoutError:
-        return "neither compiled nor failed in time"
+        return {"missing": "neither compiled nor failed in time"}
 
 
-def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, arguments, add: Callable) -> dict:
-    """Adds a row a config and case until the time is over; {config: {case: ms}} of those that ran."""
-    top_p, plan_of = None, lambda block_m, tail: None
-    if op == "gather_attention":
-        top_p = top_p_for(arguments.densities[0], q, k, v, shape, configs[0])
-        plan_of = functools.cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
-    found = {config: {} for config in configs}
+def timed(op: str, q, k, v, shape: Shape, plan: Callable[[], PlannedCall], repeats: int) -> dict:
+    """What a row says of the config in use."""
+    begin = time.perf_counter()
+    run, row = work(op, q, k, v, shape, plan)
+    row["first_ms"] = 1e3 * (time.perf_counter() - begin)
+    row |= interleaved({"": run}, q.device, repeats)[""]
+    require_kernels()
+    if "ms" in row and "density" in row:
+        row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
+    return row
+
+
+def times_of(op: str, configs: list[TileConfig], q, k, v, shape: Shape, arguments) -> Iterator[dict]:
+    """A row a config and case until the time is over."""
+    top_p = top_p_for(arguments.densities[0], q, k, v, shape, configs[0]) if op == "gather_attention" else None
+    plan_of = cache(lambda block_m, tail: plan_at(q, k, v, shape, top_p, tail))
     for config, tail in itertools.product(configs, CASES[op]):
         if out_of_time(arguments):
-            break
+            return
         use(op, config)
-        row = {"config": str(config), "tail": tail, "top_p": top_p}
-        try:
-            plan, begin = plan_of(config.block_m, tail), time.perf_counter()
-            run, facts = work(op, q, k, v, shape, config, plan)
-            row |= facts | {"first_ms": 1e3 * (time.perf_counter() - begin)}
-            row |= interleaved({"": run}, q.device, arguments.repeats)[""]
-            require_kernels()
-        except Exception as error:  # a config that fails is a line of the table
-            row["missing"] = reason(error)
-        if "missing" not in row:
-            found[config][tail] = row["ms"]
-            if "density" in row:
-                row["tflops"] = 4 * shape.heads * shape.head_dim * shape.tokens**2 * row["density"] / row["ms"] / 1e9
-        add(row)
-    return found
+        plan = partial(plan_of, config.block_m, tail)
+        row = attempt(timed, op, q, k, v, shape, plan, arguments.repeats)
+        yield {"config": str(config), "tail": tail, "top_p": top_p, **row}
 
 
 def dumps(table: dict) -> str:
     """The table as JSON, one config a line."""
-    ops = []
-    for op, by_arch in table.items():
-        entries = []
-        for arch, configs in by_arch.items():
-            lines = ",\n".join(f"      {json.dumps(key)}: {json.dumps(config)}" for key, config in configs.items())
-            entries.append(f"    {json.dumps(arch)}: {{\n{lines}\n    }}")
-        ops.append(f"  {json.dumps(op)}: {{\n" + ",\n".join(entries) + "\n  }")
-    return "{\n" + ",\n".join(ops) + "\n}\n"
+    return re.sub("{[^{}]*block_m[^{}]*}", lambda config: json.dumps(json.loads(config[0])), json.dumps(table, indent=2)) + "\n"
 
 
-def write_best(file: Path, op: str, arch: str, head_dim: int, found: dict) -> str:
+def write_best(file: Path, op: str, arch: str, head_dim: int, rows: list[dict]) -> str:
     """Writes the config of the lowest sum of times, if any ran in all cases; a line that says so."""
-    complete = {config: sum(times.values()) for config, times in found.items() if len(times) == len(CASES[op])}
+    times = defaultdict(list)
+    for row in rows:
+        if "ms" in row:
+            times[row["config"]].append(row["ms"])
+    complete = {config: sum(each) for config, each in times.items() if len(each) == len(CASES[op])}
     if not complete:
         return f"{op} {head_dim}: no config ran in all cases; {file} is as it was"
     best = min(complete, key=complete.get)
     table = json.loads(file.read_text())
     entry = dict(table[op].get(arch, table[op]["default"]))
-    knobs = {name: value for name, value in vars(best).items() if value}
+    knobs = {name: value for name, value in vars(TileConfig.parse(best)).items() if value}
     needs = {name: value for name, value in (entry[str(head_dim)] or {}).items() if name == "min_triton"}
     entry[str(head_dim)] = knobs | needs
     table[op][arch] = entry
     file.write_text(dumps(table))
-    return f"{op} {head_dim}: {str(best)} is the best of {len(complete)}, written for {arch} into {file}"
+    return f"{op} {head_dim}: {best} is the best of {len(complete)}, written for {arch} into {file}"
 
 
-def main() -> None:
-    """A row a kernel, shape, config and case; then the table."""
-    arguments = parse_arguments(
-        __doc__,
-        {"shapes": ["wan14b_720p"], "densities": [0.25]},
-        kernels={"nargs": "+", "default": list(CONFIGS), "choices": CONFIGS},
-        configs={"nargs": "+", "help": "instead of each kernel's own list"},
-        heads={"type": int, "default": 8, "help": "of the shape, at most"},
-        table={"type": Path, "default": TABLE, "help": "the file to write the winners into"},
-    )
-    rows = Rows(COLUMNS, arguments.json, arguments.device)
+def rows_of(shape: Shape, arguments) -> Iterator[dict]:
+    """A row a kernel, config and case; the table is written after each kernel."""
     arch = architecture(torch.device(arguments.device))
-    for name in arguments.shapes:
-        shape = replace(SHAPES[name], heads=min(arguments.heads, SHAPES[name].heads))
-        q, k, v = inputs(shape, arguments.device, torch.bfloat16)
-        for op in arguments.kernels:
-            common = {"op": "tune", "kernel": op, "shape": name, "heads": shape.heads, "head_dim": shape.head_dim}
-            tile_configs.config_for = CONFIG_FOR
-            base = CONFIG_FOR(op, shape.head_dim, arch)
-            named = (parse_config(config, base) for config in arguments.configs or CONFIGS[op])
-            configs = list(dict.fromkeys([base, *named]))
-            broken = compile_all(op, shape.head_dim, configs, arguments)
-            for config, why in broken.items():
-                rows.add({**common, "config": str(config), "missing": why})
-            usable = [config for config in configs if config not in broken]
-            if usable:
-                found = times_of(op, usable, q, k, v, shape, arguments, lambda row, common=common: rows.add({**common, **row}))
-                print(write_best(arguments.table, op, arch, shape.head_dim, found), flush=True)
+    q, k, v = inputs(shape, arguments.device, torch.bfloat16)
+    for op in arguments.kernels:
+        tile_configs.config_for = CONFIG_FOR
+        base = CONFIG_FOR(op, shape.head_dim, arch)
+        named = (parse_config(config, base) for config in arguments.configs or CONFIGS[op])
+        configs = list(dict.fromkeys([base, *named]))
+        broken = compile_all(op, shape.head_dim, configs, arguments)
+        usable = [config for config in configs if config not in broken]
+        rows = ({"config": str(config), **missing} for config, missing in broken.items())
+        found = []
+        for row in itertools.chain(rows, times_of(op, usable, q, k, v, shape, arguments) if usable else ()):
+            found.append(row)
+            yield {"kernel": op, "heads": shape.heads, "head_dim": shape.head_dim, **row}
+        if usable:
+            print(write_best(arguments.table, op, arch, shape.head_dim, found), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    defaults = {"shapes": ["wan14b_720p"], "densities": [0.25], "heads": 8}
+    kernels = {"nargs": "+", "default": list(CONFIGS), "choices": CONFIGS}
+    configs = {"nargs": "+", "help": "instead of each kernel's own list"}
+    table = {"type": Path, "default": TABLE, "help": "the file to write the winners into"}
+    arguments = parse_arguments(__doc__, defaults, kernels=kernels, configs=configs, table=table)
+    run("tune", COLUMNS, rows_of, arguments)

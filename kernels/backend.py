@@ -42,18 +42,6 @@ def backend_status(device: torch.device, dtype: torch.dtype, head_dim: int, back
     return "triton", triton_obstacle(device) or _gather_obstacle(device, dtype, head_dim)
 
 
-def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """The implementation of `backend_status`.
-
-    Raises:
-        RuntimeError: it cannot run; the message names the remedy.
-    """
-    name, reason = backend_status(device, dtype, head_dim, backend)
-    if reason is not None:
-        raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
-    return name
-
-
 def run(package: str, op: str, backend: str, *args, fallback: bool = True):
     """Calls `launch_<op>` of the package's `triton_kernel.py` or `<op>` of its `reference.py`, which take the same.
 

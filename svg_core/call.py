@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..kernels import choose_backend
+from ..kernels import backend_status
 from ..kernels.gather_attention import tile_rows
 from .config import Config
 from .layout import VideoLayout
@@ -39,9 +39,11 @@ class Call:
         """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto".
 
         Raises:
-            RuntimeError: the backend cannot run here.
+            RuntimeError: the backend cannot run here; the message names the remedy.
         """
         head_dim = q.shape[3]
         sm_scale = head_dim**-0.5 if sm_scale is None else sm_scale
-        backend = choose_backend(backend, q.device, q.dtype, head_dim)
-        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), backend, workspace_bytes)
+        name, reason = backend_status(q.device, q.dtype, head_dim, backend)
+        if reason is not None:
+            raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
+        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), name, workspace_bytes)

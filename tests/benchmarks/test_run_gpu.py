@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,48 +15,39 @@ MOST_SECONDS = 540
 MOST_FILES = 8
 OPS = {"A": {"ceilings", "tune", "profile"}, "B": {"attention"}, "C": {"planning", "kmeans", "attention", "memory"}}
 # What a CPU or this environment does not have; of the configs, one that no GPU's shared memory holds.
-MAY_BE_MISSING = {
-    "sdpa-cudnn",
-    "sdpa-efficient",
-    "sageattention",
-    "flashinfer",
-    "sol-attn",
-    "flash_kmeans",
-    "256x128w8s5t32d128a",
-}
+MAY_BE_MISSING = {"sdpa-cudnn", "sdpa-efficient", "sageattention", "flashinfer", "sol-attn", "flash_kmeans"}
+MAY_BE_MISSING |= {"256x128w8s5t32d128a"}
 
 
-def run(call: str, out: Path | str, python: Path | str = sys.executable, **environment) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "SPARSE_VIDEOGEN_DEBUG")}
-    env |= {"PYTHON": str(python), **environment}
-    return subprocess.run(["bash", SCRIPT, call, str(out)], env=env, capture_output=True, text=True)
+@pytest.fixture
+def run_call(run):
+    """Runs a call, and returns its exit status, what it printed, and the exit status of each step by the summary."""
+
+    def run_call(call: str, out: Path | str, python: Path | str = sys.executable) -> tuple[int, str, dict[str, int]]:
+        result = run("bash", SCRIPT, call, out, PYTHON=str(python), REHEARSE="1")
+        lines = [line.split() for line in result.stdout.splitlines() if " exit " in line]
+        return result.returncode, result.stdout, {words[0]: int(words[2]) for words in lines if words[1] == "exit"}
+
+    return run_call
 
 
-def planned(call: str) -> dict[str, int]:
-    """Seconds of each step."""
-    *steps, last = run(call, "--plan").stdout.splitlines()
-    seconds = {name: int(number) for number, name in map(str.split, steps)}
-    assert int(last.split()[0]) == sum(seconds.values()) + 5 * len(seconds)
-    return seconds
+@pytest.fixture
+def planned(run_call):
+    """Seconds of each step of a call."""
 
+    def planned(call: str) -> dict[str, int]:
+        *steps, last = run_call(call, "--plan")[1].splitlines()
+        seconds = {name: int(number) for number, name in map(str.split, steps)}
+        assert int(last.split()[0]) == sum(seconds.values()) + 5 * len(seconds) < MOST_SECONDS
+        return seconds
 
-def exits(stdout: str) -> dict[str, int]:
-    """Exit status of each step, by the summary."""
-    lines = [line.split() for line in stdout.splitlines() if " exit " in line]
-    return {words[0]: int(words[2]) for words in lines if words[1:2] == ["exit"]}
-
-
-@pytest.mark.parametrize("call", OPS)
-def test_the_steps_fit(call):
-    seconds = planned(call)
-    assert sum(seconds.values()) + 5 * len(seconds) < MOST_SECONDS
+    return planned
 
 
 @pytest.mark.parametrize("call", OPS)
-def test_every_step_runs(call, tmp_path):
-    result = run(call, tmp_path, REHEARSE="1")
-    status = exits(result.stdout)
-    assert result.returncode == 0 and status == dict.fromkeys(planned(call), 0), result.stdout + result.stderr
+def test_every_step_fits_and_runs(call, run_call, planned, tmp_path):
+    code, said, status = run_call(call, tmp_path)
+    assert code == 0 and status == dict.fromkeys(planned(call), 0), said
     assert len(list(tmp_path.iterdir())) <= MOST_FILES
     rows = [json.loads(line) for line in (tmp_path / f"{call}.jsonl").read_text().splitlines()]
     assert {row["op"] for row in rows} == OPS[call]
@@ -71,18 +60,16 @@ def test_every_step_runs(call, tmp_path):
         assert tuned.keys() == json.loads((SCRIPT.parents[1] / "kernels" / "tile_configs.json").read_text()).keys()
 
 
-def test_a_failing_step_stops_no_other(tmp_path):
+def test_a_failing_step_stops_no_other(run_call, tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\ncase "$*" in *attention.py*wan14b*) exit 3;; esac\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    result = run("B", tmp_path / "out", python, REHEARSE="1")
-    assert result.returncode == 1 and exits(result.stdout) == {"wan": 3, "cogvideox": 0}
+    code, _, status = run_call("B", tmp_path / "out", python)
+    assert code == 1 and status == {"wan": 3, "cogvideox": 0}
     assert (tmp_path / "out" / "B.jsonl").stat().st_size > 0
 
 
-def test_failing_tests_are_said_loudly(tmp_path):
-    result = run("A", tmp_path, "false", REHEARSE="1")
-    assert (
-        result.returncode == 1 and exits(result.stdout).keys() == planned("A").keys() and 0 not in exits(result.stdout).values()
-    )
-    assert "THE TESTS FAILED" in result.stdout.split("== counters")[1]
+def test_failing_tests_are_said_loudly(run_call, planned, tmp_path):
+    code, said, status = run_call("A", tmp_path, "false")
+    assert code == 1 and status.keys() == planned("A").keys() and 0 not in status.values()
+    assert "THE TESTS FAILED" in said.split("== counters")[1]
