@@ -63,11 +63,7 @@ class TileConfig:
 
     @classmethod
     def parse(cls, name: str) -> TileConfig:
-        """The config that is called so in short.
-
-        Raises:
-            ValueError: nothing is called so.
-        """
+        """The config that is called so in short; raises a ValueError where none is."""
         found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+)d(\d+)(a?))?", name)
         if not found:
             raise ValueError(f"tile config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d128a")

@@ -183,9 +183,3 @@ def layer_of(family: Family, model: nn.Module, options: Mapping) -> int | None:
     kinds, kind = family.blocks, f"{options.get('block_type')}_blocks"
     before = kinds[: kinds.index(kind)] if kind in kinds else ()
     return sum(len(getattr(model, name)) for name in before) + options["block_index"]
-
-
-def attention_shape(family: Family, model: nn.Module) -> tuple[int, int, int] | None:
-    """Layers of self-attention, their heads and the heads' size; None if the model is of no known family."""
-    number = layers(family, model)
-    return (number, *family.heads(model)) if number else None

@@ -11,7 +11,7 @@ import comfy.model_management
 from ..kernels.gather_attention import tile_rows
 from ..svg_core import WORKSPACE_BYTES, Call
 from . import host
-from .families import Family, attention_shape, video_grid
+from .families import Family, layers, video_grid
 from .settings import Settings
 
 # Shares of the device's memory. The state over its share waits in host memory; lists over theirs are made for
@@ -56,15 +56,15 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     """
     model = patcher.get_model_object("diffusion_model")
     layout = video_grid(model, noise_shape)
-    shape = attention_shape(family, model)
-    if layout is None or shape is None or layout.video_tokens < settings.min_tokens:
+    number = layers(family, model)
+    if layout is None or not number or layout.video_tokens < settings.min_tokens:
         return None
-    (layers, heads, head_dim), videos, device = shape, noise_shape[0], patcher.load_device
+    (heads, head_dim), videos, device = family.heads(model), noise_shape[0], patcher.load_device
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
     call = Call(settings.config, layout, head_dim**-0.5, tile_rows(head_dim, device), settings.backend, workspace)
-    state = layers * branches * settings.planner.state_bytes(call, videos, heads, head_dim)
+    state = number * branches * settings.planner.state_bytes(call, videos, heads, head_dim)
     calls = (settings.planner.call_bytes(call, videos * (i + 1), heads, head_dim) for i in range(branches))
     return RunBytes(videos, tuple(calls), min(state, state_budget))
 

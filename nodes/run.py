@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -24,17 +24,12 @@ BY_SETTING = ("start_percent", "end_percent", "dense_blocks")  # dense because t
 _numbers = itertools.count(1)
 
 
+@dataclass
 class Share:
-    """What a run has on one device.
+    """What a run has on one device: the planners' state, and bytes of key lists at a time, halved when memory runs out."""
 
-    Attributes:
-        state: the planners', dropped at the run's end.
-        workspace_bytes: of key lists at a time; halved when memory runs out there.
-    """
-
-    def __init__(self, state_bytes: int | None, workspace_bytes: int):
-        self.state = SparseState(state_bytes)
-        self.workspace_bytes = workspace_bytes
+    state: SparseState
+    workspace_bytes: int
 
 
 class Run:
@@ -85,7 +80,8 @@ class Run:
         """The run's share of a device; newer hosts run a conditioning a GPU, each in a thread of its own."""
         with self._lock:
             if device not in self._shares:
-                self._shares[device] = Share(*self._budgets(device))
+                state_bytes, workspace_bytes = self._budgets(device)
+                self._shares[device] = Share(SparseState(state_bytes), workspace_bytes)
             return self._shares[device]
 
     def schedule_reason(self, sigma: float) -> Reason | None:

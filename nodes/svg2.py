@@ -66,8 +66,7 @@ def _cluster_inputs() -> list:
         number("q_clusters", 300, 1, 4096, "Query clusters per head (1-4096). More clusters are finer and cost more."),
         number("k_clusters", 1000, 1, 8192, "Key clusters per head (1-8192). More clusters are finer and cost more."),
         number(
-            *("min_keep", 0.10, 0.0, 1.0),
-            "Smallest share of the key clusters to compute exactly, whatever top_p says (0-1).",
+            *("min_keep", 0.10, 0.0, 1.0), "Smallest share of the key clusters to compute exactly, whatever top_p says (0-1)."
         ),
         io.Combo.Input(
             "tail",

@@ -19,12 +19,7 @@ class Centroids(NamedTuple):
 
 
 def centroids(
-    x: Tensor,
-    assignment: ClusterAssignment,
-    *,
-    previous: Tensor | None = None,
-    variance: bool = False,
-    backend: str = "torch",
+    x: Tensor, assignment: ClusterAssignment, *, previous: Tensor | None = None, variance: bool = False, backend: str = "torch"
 ) -> Centroids:
     """Means over the tokens of each label; sums are deterministic, so two runs are bit-equal.
 

@@ -32,14 +32,7 @@ class Windows(NamedTuple):
 
 
 def exact_rows(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rows: Tensor,
-    *,
-    sm_scale: float,
-    windows: Windows | None = None,
-    backend: str = "torch",
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, sm_scale: float, windows: Windows | None = None, backend: str = "torch"
 ) -> Tensor:
     """softmax(sm_scale * q[rows] k^T) v over all keys, and again over the keys that each pattern reads.
 

@@ -37,10 +37,8 @@ def _select(probs: Tensor, row_labels: Tensor, cluster_sizes: Tensor, top_p: flo
 
 def keep_all(rows: Tensor, cluster_sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Every cluster for each tile with `rows` [B, H, T], and their keys."""
-    some = (rows > 0).unsqueeze(-1)
-    return some.expand(*rows.shape, cluster_sizes.shape[2]).clone(), some[..., 0] * cluster_sizes.sum(
-        -1, keepdim=True, dtype=torch.int32
-    )
+    some, keys = (rows > 0).unsqueeze(-1), cluster_sizes.sum(-1, keepdim=True, dtype=torch.int32)
+    return some.expand(*rows.shape, cluster_sizes.shape[2]).clone(), some[..., 0] * keys
 
 
 def tile_mass(probs: Tensor, row_labels: Tensor) -> tuple[Tensor, Tensor]:

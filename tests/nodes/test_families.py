@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_videogen.nodes.families import OTHER, attention_shape, family_of, forward_grid, token_layout, video_grid
+from sparse_videogen.nodes.families import OTHER, family_of, forward_grid, layers, token_layout, video_grid
 from sparse_videogen.nodes.reasons import StayDense
 from sparse_videogen.svg_core import VideoLayout
 
@@ -107,8 +107,8 @@ def test_a_surplus_that_is_not_understood_is_a_reason(made, tokens, arguments):
         token_layout(family_of(made), made, arguments, GRID, tokens)
 
 
-def test_attention_shape_is_read_from_the_model():
+def test_layers_and_heads_are_read_from_the_model():
     made = model("WanModel")
     made.blocks, made.num_heads, made.dim = [None] * 40, 40, 5120
-    assert attention_shape(family_of(made), made) == (40, 40, 128)
-    assert attention_shape(OTHER, model("Kandinsky")) is None
+    assert layers(family_of(made), made) == 40 and family_of(made).heads(made) == (40, 128)
+    assert layers(OTHER, model("Kandinsky")) == 0
