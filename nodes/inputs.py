@@ -39,8 +39,9 @@ def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
     return {one.id: one.default for one in node.define_schema().inputs if one.optional} | values
 
 
-def patch_schema(**fields) -> io.Schema:
-    """`schema` of a node that patches a model; its own id comes with every execute."""
+def patch_schema(presets: dict[str, dict], inputs: list, **fields) -> io.Schema:
+    """`schema` of a node that patches a model, with its own `inputs` between those that all have; its id comes with execute."""
+    fields["inputs"] = [model_input(), *inputs, *execution_inputs(), preset_input(presets), dense_attention_input()]
     outputs = [io.Model.Output(display_name="MODEL")]
     return schema(category=CATEGORY, outputs=outputs, hidden=[io.Hidden.unique_id], **fields)
 

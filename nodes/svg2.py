@@ -6,37 +6,27 @@ from comfy_api.latest import io
 
 from ..svg_core import SVG2Config
 from ..svg_core.config import TAILS
-from .inputs import (
-    advanced,
-    dense_attention_input,
-    execution_inputs,
-    exemption_inputs,
-    model_input,
-    number,
-    patch_schema,
-    preset_input,
-    schedule_inputs,
-    with_defaults,
-)
-from .patch import patch_model
-from .presets import SVG2_PRESETS, resolve
-from .settings import Settings
+from .inputs import advanced, exemption_inputs, number, patch_schema, schedule_inputs
+from .patch_node import PatchNode
+from .presets import SVG2_PRESETS
 
 
-class SVG2Attention(io.ComfyNode):
+class SVG2Attention(PatchNode):
     """Sparse VideoGen 2: tokens are clustered by k-means, and each query tile computes the key clusters that matter."""
+
+    CONFIG, PRESETS = SVG2Config, SVG2_PRESETS
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and output; ids are forever, workflows carry them."""
         return patch_schema(
+            SVG2_PRESETS,
             aliases=["sparse attention", "sparse videogen", "SVG2", "faster video", "semantic clusters"],
             node_id="SVG2Attention",
             display_name="Sparse VideoGen 2 (SVG2)",
             description="Sparse attention for video: computes the key clusters that hold most of the attention, and adds a "
             "tail for the rest (arXiv 2505.18875). Place it between the model loader and the sampler.",
             inputs=[
-                model_input(),
                 number(
                     *("top_p", 0.90, 0.1, 1.0),
                     "Share of the attention that is computed exactly (0.1-1). Lower is faster, but further from the dense "
@@ -45,19 +35,8 @@ class SVG2Attention(io.ComfyNode):
                 *schedule_inputs(),
                 *map(advanced, _cluster_inputs()),
                 *exemption_inputs(),
-                *execution_inputs(),
-                preset_input(SVG2_PRESETS),
-                dense_attention_input(),
             ],
         )
-
-    @classmethod
-    def execute(cls, model, **values) -> io.NodeOutput:
-        """The model, patched."""
-        values = with_defaults(cls, values)
-        values = resolve(SVG2_PRESETS, values.pop("preset"), values)
-        settings = Settings.of(SVG2Config, values, cls.hidden.unique_id)
-        return io.NodeOutput(patch_model(model, settings))
 
 
 def _cluster_inputs() -> list:
