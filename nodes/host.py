@@ -6,6 +6,7 @@ import inspect
 
 import comfy.ldm.modules.attention
 import comfy.model_management
+import comfyui_version
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
@@ -47,6 +48,4 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def version() -> str:
     """The host's own version, for messages alone."""
-    from comfyui_version import __version__
-
-    return __version__
+    return comfyui_version.__version__
