@@ -47,7 +47,10 @@ def test_history_holds_what_the_page_got(host, method, control):
     known = [density for step in others for density in step["density"][1:]]
     assert report["density"] == pytest.approx(sum(known) / len(known), abs=2e-4)
     assert report["work"] == pytest.approx((6 + 6 * report["computed"]) / 12, abs=2e-4)
-    assert (report["temporal"] is None, report["kept_fraction"] is None) == (method == "SVG2Attention", method == "SVGAttention")
+    assert (report["temporal"] is None, report["kept_fraction"] is None) == (
+        method == "SVG2Attention",
+        method == "SVGAttention",
+    )
     kinds = {"dense", "sparse"} | ({"warm_up"} if method == "SVG2Attention" else set())
     assert report["attention"].keys() == kinds and all(kind["seconds"] > 0 for kind in report["attention"].values())
     assert report["attention"]["sparse"]["calls"] == report["attention"]["dense"]["calls"] == 6

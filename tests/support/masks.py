@@ -33,7 +33,7 @@ def joined(planned) -> Plan:
 def plan_mask(plans: list, tokens: int) -> Tensor:
     """[B, H, N, N] bool: query row n reads key m. Fails if a row is in two tiles or none, or a key twice in a list."""
     b, h = plans[0].list_of_head.shape
-    mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool)
+    mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool, device=plans[0].key_index.device)
     for i in range(b):
         for j in range(h):
             seen = []
