@@ -78,9 +78,10 @@ def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
         (HUNYUAN, [{"block_index": 3, "block_type": "double"}, {"block_index": 3, "block_type": "single"}], [3, 23]),
         (WAN, [{"block_index": 0}, {"block_index": 0}, {"block_index": 1}], [0, 0, 1]),
     ],
-    ids=["not told", "single blocks come after double blocks", "vace"],  # whose own blocks carry the main block's index
+    ids=["not told", "single blocks come after double blocks", "vace"],
 )
 def test_each_call_has_a_layer_and_a_key_of_its_own(family, calls, layers):
+    """VACE's own blocks carry the index of the main block that they belong to."""
     forward = make_forward(family)
     made = [make_call(forward, **options) for options in calls]
     assert [call.layer for call in made] == layers and len({call.key for call in made}) == len(made)

@@ -228,12 +228,6 @@ def test_rejects_what_does_not_fit(head_dim, keys, other, message, make_qkv):
         sparse_attention(q, k[:, :, :keys], v, **{"config": SVGConfig(), "layout": LAYOUT, **other})
 
 
-def test_triton_without_a_gpu_is_refused(make_qkv, monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(RuntimeError, match="backend='triton' cannot run"):
-        sparse_attention(*make_qkv(LAYOUT), config=SVGConfig(), layout=LAYOUT, backend="triton")
-
-
 @pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-3)], ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_triton_equals_torch(config, dtype, factor, make_clustered_qkv):

@@ -7,7 +7,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from masks import any_layout, assert_exact, joined, plan_mask, text_rows
-from scene import video_qkv
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.svg_core import Call, SparseState, SVGConfig, VideoLayout
@@ -111,11 +110,3 @@ def test_profiling_finds_each_heads_pattern():
     config = SVGConfig(sparsity=0.6, first_frame=False)
     made = joined(plan(x, x, v, call_of(config, layout), SparseState(), None))
     assert made.list_of_head.tolist() == [[SPATIAL, TEMPORAL]]
-
-
-def test_patterns_are_built_once_a_layout():
-    layout, config, state = VideoLayout(4, 6, 6), SVGConfig(), SparseState()
-    q, k, v = video_qkv(4, 6, 6, heads=2, head_dim=64)
-    for _ in range(2):
-        plan(q, k, v, call_of(config, layout), state, "a")
-    assert len(state) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,15 +21,18 @@ LAYOUT = VideoLayout(4, 8, 8)
 
 
 def make_plan(q, k, v, config, layout, block_m=16):
-    """The plan of all heads, the text's, and the clusters it was made from."""
-    call = Call(config, layout, q.shape[-1] ** -0.5, block_m, "torch")
-    video = plan(q, k, v, call, SparseState(), 0)
-    made = joined(video)
-    assert torch.equal(made.pairs(), video.pairs())
-    lists = (made.list_of_head, made.query_index, made.key_index, made.key_count, video.rows, video.key_count)
-    assert {x.dtype for x in lists} == {torch.int32}  # another type would compile another kernel
+    """The plans of all heads for the video and for the text, attention by them, and the clusters they were made from."""
+    call, out, made = Call(config, layout, q.shape[-1] ** -0.5, block_m, "torch"), torch.empty_like(q), []
+    for planned in (plan(q, k, v, call, SparseState(), 0), text_plan(call, q, SparseState())):
+        planned = replace(planned, parts=list(planned.parts))
+        for where, part in planned.parts:
+            gather_attention(q[where], k[where], v[where], part, sm_scale=call.sm_scale, out=out[where])
+        made.append(joined(planned))
+        assert torch.equal(made[-1].pairs(), planned.pairs())
+        lists = (*vars(made[-1]).values(), planned.rows, planned.key_count)
+        assert {x.dtype for x in lists if x is not None} == {torch.int32}  # another type would compile another kernel
     clusters, _ = update_clusters(q, k, call, None, final=True)
-    return made, joined(text_plan(call, q, SparseState())), clusters
+    return made, out, clusters
 
 
 def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
@@ -74,12 +78,10 @@ def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
 def test_matches_masked_attention(layout, tile_cut):
     q, k, v = video_qkv(layout.frames, layout.height, layout.width, heads=2, head_dim=64, text=layout.text_tokens)
     config = SVG2Config(top_p=0.7, min_keep=0.05, q_clusters=9, k_clusters=17, tail="off", tile_cut=tile_cut)
-    made, text, clusters = make_plan(q, k, v, config, layout)
-    mask = plan_mask([made, text], layout.tokens)
+    made, out, clusters = make_plan(q, k, v, config, layout)
+    mask = plan_mask(made, layout.tokens)
     for head in range(2):
-        assert torch.equal(mask[0, head], naive_mask(q, k, clusters, config, layout, made, head=head))
-    out = gather_attention(q, k, v, made, sm_scale=64**-0.5)
-    gather_attention(q, k, v, text, sm_scale=64**-0.5, out=out)
+        assert torch.equal(mask[0, head], naive_mask(q, k, clusters, config, layout, made[0], head=head))
     assert mask.float().mean() < 0.9
     assert_exact(out, q, k, v, mask)
 
@@ -101,15 +103,15 @@ def test_any_layout_gives_a_sound_plan(layout, clusters, top_p, min_keep, tile_c
     config = SVG2Config(
         top_p=top_p, min_keep=min_keep, q_clusters=clusters[0], k_clusters=clusters[1], tile_cut=tile_cut, kmeans_init_iters=2
     )
-    made, text_tiles, _ = make_plan(q, k, v, config, layout)
-    mask = plan_mask([made, text_tiles], layout.tokens)  # every row in one tile, no key twice
+    made, out, _ = make_plan(q, k, v, config, layout)
+    mask = plan_mask(made, layout.tokens)  # every row in one tile, no key twice
     text, read = text_rows(layout), read_mask(layout, q.device, SparseState())
     assert mask[:, :, text][..., read].all() and mask[..., text & read].all() and not mask[..., ~read].any()
     assert mask.any(-1).all()
     if top_p == 1 or min_keep == 1:
         assert mask[..., read].all()
-    assert torch.equal(made.pairs() + text_tiles.pairs(), mask.sum((-2, -1)).float())
-    assert gather_attention(q, k, v, made, sm_scale=1.0)[:, :, layout.video].isfinite().all()
+    assert torch.equal(sum(part.pairs() for part in made), mask.sum((-2, -1)).float())
+    assert out.isfinite().all()
 
 
 def test_tail_lowers_the_error_at_equal_density():
