@@ -9,16 +9,14 @@ from sparse_videogen.svg_core import SVG2Config, SVGConfig
 
 
 @pytest.mark.parametrize(
-    "text, blocks",
-    [("", set()), ("0", {0}), ("0, 1, 38-39", {0, 1, 38, 39}), (" 2 - 4 ,,7", {2, 3, 4, 7}), ("5-5", {5})],
+    "text, blocks, shown",
+    [
+        *(("", set(), ""), ("0", {0}, "0"), ("5-5", {5}, "5")),
+        *(("0, 1, 38-39", {0, 1, 38, 39}, "0-1, 38-39"), (" 2 - 4 ,,7", {2, 3, 4, 7}, "2-4, 7")),
+    ],
 )
-def test_parses_blocks(text, blocks):
-    assert parse_blocks(text) == blocks
-
-
-@pytest.mark.parametrize("text", ["", "0", "0-1, 38-39", "2-4, 7"])
-def test_describes_blocks(text):
-    assert describe_blocks(parse_blocks(text)) == text
+def test_parses_and_describes_blocks(text, blocks, shown):
+    assert parse_blocks(text) == blocks and describe_blocks(blocks) == shown
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "3-2", "-1", "1;2", "1.5", "1000", "0-99999999999"])
