@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sparse_videogen.kernels import backend as backends
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -31,15 +32,17 @@ def kernels_do_not_fall_back():
     assert not failures
 
 
+@pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
+def dtype(request) -> torch.dtype:
+    return request.param
+
+
 @pytest.fixture
-def multiplies(device, backend):
-    """multiplies(dtype): skips what Triton's interpreter cannot do, which multiplies bf16 matrices by their bits."""
-
-    def check(dtype):
-        if backend == "triton" and device.type == "cpu" and dtype == torch.bfloat16:
-            pytest.skip("Triton's interpreter cannot multiply bf16 matrices")
-
-    return check
+def product_dtype(dtype, backend, device) -> torch.dtype:
+    """A dtype whose matrices the backend can multiply: Triton's interpreter multiplies bf16 by its bits."""
+    if backend == "triton" and device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter cannot multiply bf16 matrices")
+    return dtype
 
 
 @pytest.fixture
@@ -59,29 +62,16 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
 
 
-def _host_view(x):
-    """[B, H, N, D] as a view of [B, N, H * D], the way hosts lay out heads."""
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
+VIEWS = {
+    "host": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),  # of [B, N, H * D], the way hosts lay out heads
+    # The middle third of a fused projection [B, N, 3, H, D].
+    "fused": lambda x: torch.stack([-x, x, x + 1]).permute(1, 3, 0, 2, 4).contiguous()[:, :, 1].transpose(1, 2),
+    "odd": lambda x: F.pad(x, (3, 2), value=float("nan"))[..., 3:-2],  # rows that start at no multiple of anything
+    "transposed": lambda x: x.mT.contiguous().mT,  # rows that are not contiguous
+}
 
 
-def _fused_view(x):
-    """The middle third of a fused projection [B, N, 3, H, D]."""
-    return torch.stack([-x, x, x + 1]).permute(1, 3, 0, 2, 4).contiguous()[:, :, 1].transpose(1, 2)
-
-
-def _odd_view(x):
-    """Rows that start at no multiple of anything."""
-    wide = x.new_zeros(*x.shape[:3], x.shape[3] + 5)
-    wide[..., 3:-2] = x
-    return wide[..., 3:-2]
-
-
-def _transposed_view(x):
-    """Rows that are not contiguous."""
-    return x.transpose(2, 3).contiguous().transpose(2, 3)
-
-
-@pytest.fixture(params=[_host_view, _fused_view, _odd_view, _transposed_view], ids=["host", "fused", "odd", "transposed"])
+@pytest.fixture(params=VIEWS.values(), ids=VIEWS.keys())
 def view(request):
-    """view(x): x with the same values and other strides."""
+    """view(x), of [B, H, N, D]: x with the same values and other strides."""
     return request.param

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import os
 import runpy
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from sparse_videogen.kernels import backend as backends
-from sparse_videogen.kernels import backend_status, choose_backend, compat, failures, tile_configs
+from sparse_videogen.kernels import backend_status, compat, failures, tile_configs
 from sparse_videogen.kernels.assign import assign
 from sparse_videogen.kernels.assign.reference import assign as reference
 from sparse_videogen.kernels.gather_attention import gather_attention
 from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.kernels.tile_configs import TileConfig, config_for, table
+from sparse_videogen.svg_core import Call, SVGConfig, VideoLayout
 
 CPU = torch.device("cpu")
 TENSORS = (torch.bfloat16, 128)
-DEMO = str(Path(__file__).resolve().parents[2] / "demo")
 
 
 @pytest.fixture(autouse=True)
@@ -32,22 +28,45 @@ def kernels_do_not_fall_back():
     backends._failures.clear()
 
 
+@pytest.fixture
+def launching(monkeypatch):
+    """launching(does, op): the op's launcher is `does`, or raises it where it is an error."""
+
+    def replaced(does, op="assign"):
+        def fails(*args):
+            raise does
+
+        kernel = pytest.importorskip(f"sparse_videogen.kernels.{op}.triton_kernel")
+        monkeypatch.setattr(kernel, f"launch_{op}", fails if isinstance(does, Exception) else does)
+
+    return replaced
+
+
+def assigned(dtype=torch.float32, device=CPU):
+    """Labels by Triton, or what takes its place; and torch's."""
+    rng = torch.Generator().manual_seed(0)
+    x, centroids = (torch.randn(1, 1, n, 64, generator=rng).to(device, dtype) for n in (50, 5))
+    return assign(x, centroids, backend="triton"), reference(x, centroids)
+
+
 def test_torch_runs_on_a_cpu_and_where_it_is_asked_for():
     assert backend_status(CPU, *TENSORS) == backend_status(torch.device("cuda"), *TENSORS, "torch") == ("torch", None)
-    assert choose_backend("auto", CPU, *TENSORS) == "torch"
 
 
-def test_an_accelerator_that_triton_does_not_know_has_no_backend(monkeypatch):
+@pytest.mark.parametrize("device, backend", [("mps", "auto"), ("cpu", "triton")])
+def test_a_device_that_triton_does_not_know_has_no_backend(device, backend, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    name, reason = backend_status(torch.device("mps"), *TENSORS)
-    assert name == "triton" and "'mps' and Triton needs an NVIDIA or AMD GPU" in reason
+    name, reason = backend_status(torch.device(device), *TENSORS, backend)
+    assert name == "triton" and f"'{device}' and Triton needs an NVIDIA or AMD GPU" in reason
 
 
-def test_triton_without_triton_names_the_remedy(monkeypatch):
+def test_without_triton_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="backend='triton' cannot run: Triton is not installed; run 'pip install triton'"):
-        choose_backend("triton", CPU, *TENSORS)
+    assert backend_status(CPU, *TENSORS, "triton")[1].startswith("Triton is not installed; run 'pip install triton'")
+    missing = "backend='triton' cannot run: Triton is not installed; .* Or choose backend 'torch'"
+    with pytest.raises(RuntimeError, match=missing):
+        Call.of(torch.empty(1, 1, 8, 64), SVGConfig(), VideoLayout(2, 2, 2), backend="triton")
 
 
 @pytest.fixture
@@ -68,11 +87,10 @@ def card(monkeypatch):
 @pytest.mark.parametrize("capability, runs", [((7, 5), False), ((8, 0), True), ((12, 0), True)], ids=str)
 def test_a_gpu_too_old_is_refused_by_name(capability, runs, card):
     device = card(capability)
-    name, reason = backend_status(device, *TENSORS)
-    assert name == "triton" and (reason is None) == runs
-    for backend in () if runs else ("auto", "triton"):
-        with pytest.raises(RuntimeError, match="Tesla T4 has compute capability 7.5, and the kernels need 8.0"):
-            choose_backend(backend, device, *TENSORS)
+    for backend in ("auto", "triton"):
+        name, reason = backend_status(device, *TENSORS, backend)
+        assert name == "triton" and (reason is None) == runs
+        assert runs or reason.startswith("Tesla T4 has compute capability 7.5, and the kernels need 8.0")
 
 
 def test_a_gpu_whose_table_has_no_config_is_refused(card, monkeypatch):
@@ -84,13 +102,8 @@ def test_a_gpu_whose_table_has_no_config_is_refused(card, monkeypatch):
     assert backend_status(device, torch.bfloat16, 64) == ("triton", None)
 
 
-def test_a_failing_gather_kernel_is_raised_and_not_replaced_by_torchs_loop(card, monkeypatch):
-    kernel = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel")
-
-    def broken(*args):
-        raise RuntimeError("no ptxas")
-
-    monkeypatch.setattr(kernel, "launch_gather_attention", broken)
+def test_a_failing_gather_kernel_is_raised_and_not_replaced_by_torchs_loop(card, launching):
+    launching(RuntimeError("no ptxas"), "gather_attention")
     q = torch.zeros(1, 1, 16, 64)
     index, heads = torch.arange(16, dtype=torch.int32).view(1, 1, 16), torch.zeros(1, 1, dtype=torch.int32)
     plan = Plan(heads, index, index, torch.full((1, 1), 16, dtype=torch.int32))
@@ -121,29 +134,20 @@ def test_a_config_is_what_its_name_says(name):
         TileConfig.parse("128x64")
 
 
-def test_a_failing_kernel_is_said_once_and_torch_takes_over(monkeypatch, caplog):
-    pytest.importorskip("triton")
-    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
-    calls = []
-
-    def broken(*args):
-        calls.append(args)
-        raise RuntimeError("no ptxas")
-
-    monkeypatch.setattr(kernel, "launch_assign", broken)
-    rng = torch.Generator().manual_seed(0)
-    x, centroids = torch.randn(1, 1, 50, 64, generator=rng), torch.randn(1, 1, 5, 64, generator=rng)
-    with caplog.at_level(logging.WARNING):
+def test_a_failing_kernel_is_said_once_and_torch_takes_over(launching, caplog):
+    errors = pytest.importorskip("triton.runtime.errors")
+    too_large = errors.OutOfResources(232448, 101376, "shared memory")  # for the card, at any time: no lack of memory
+    for count, error in enumerate((RuntimeError("no ptxas"), too_large), 1):
+        launching(error)
+        backends._failures.clear()
         for _ in range(2):
-            assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
-    assert len(calls) == 1 and failures() == {"assign (cpu, float32)": "RuntimeError: no ptxas"}
-    (record,) = caplog.records
-    assert "Triton kernel of assign (cpu, float32) failed" in record.message and record.exc_info
+            assert torch.equal(*assigned())
+        assert failures() == {"assign (cpu, float32)": f"{type(error).__name__}: {error}"}
+        assert len(caplog.records) == count and caplog.records[-1].exc_info
+        assert "Triton kernel of assign (cpu, float32) failed" in caplog.records[-1].message
 
 
-def test_a_failure_turns_off_nothing_for_another_dtype_or_card(monkeypatch):
-    pytest.importorskip("triton")
-    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
+def test_a_failure_turns_off_nothing_for_another_dtype_or_card(launching, monkeypatch):
     broken, works = ("8.0", torch.float32), [("8.0", torch.float16), ("9.0", torch.float32)]
     calls = []
 
@@ -153,34 +157,32 @@ def test_a_failure_turns_off_nothing_for_another_dtype_or_card(monkeypatch):
             raise RuntimeError("no ptxas")
         return reference(x, centroids)
 
-    monkeypatch.setattr(kernel, "launch_assign", launch)
+    launching(launch)
     for card, dtype in [broken, *works, broken, *works]:
         monkeypatch.setattr(backends, "architecture", lambda device, card=card: card)
-        assign(torch.zeros(1, 1, 4, 64, dtype=dtype), torch.zeros(1, 1, 2, 64), backend="triton")
+        assigned(dtype)
     assert calls == [broken, *works, *works]
     assert failures() == {"assign (8.0, float32)": "RuntimeError: no ptxas"}
 
 
-def test_a_missing_kernel_is_said_once_and_the_others_still_run(device, monkeypatch, caplog):
-    pytest.importorskip("triton")
-    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
-    launch = kernel.launch_assign
+def test_a_missing_kernel_is_said_once_and_the_others_still_run(device, launching, monkeypatch, caplog):
+    kernel = pytest.importorskip("sparse_videogen.kernels.assign.triton_kernel")
+    launch, launched = kernel.launch_assign, []
 
     def no_float32(x, centroids):
         if x.dtype == torch.float32:
             raise backends.NoTileConfig("assign has no Triton kernel for float32")
+        launched.append(x.dtype)
         return launch(x, centroids)
 
     monkeypatch.setattr(backends, "_without_kernel", set())
-    monkeypatch.setattr(kernel, "launch_assign", no_float32)
-    rng = torch.Generator().manual_seed(0)
-    x, centroids = (torch.randn(1, 1, n, 64, generator=rng).to(device) for n in (50, 5))
+    launching(no_float32)
     for _ in range(2):
-        assert torch.equal(assign(x, centroids, backend="triton"), reference(x, centroids))
+        assert torch.equal(*assigned(device=device))
     assert [record.message for record in caplog.records] == [
         "[sparse_videogen] assign has no Triton kernel for float32; torch does its work there"
     ]
-    assert assign(x.half(), centroids.half(), backend="triton").shape == (1, 1, 50) and failures() == {}
+    assert torch.equal(*assigned(torch.float16, device)) and launched == [torch.float16] and failures() == {}
 
 
 OUT_OF_MEMORY = [
@@ -192,29 +194,11 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
-def test_out_of_memory_is_the_callers(error, monkeypatch):
-    pytest.importorskip("triton")
-    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
-
-    def full(*args):
-        raise error
-
-    monkeypatch.setattr(kernel, "launch_assign", full)
+def test_out_of_memory_is_the_callers(error, launching):
+    launching(error)
     with pytest.raises(type(error)) as raised:
-        assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
+        assigned()
     assert raised.value is error and failures() == {}
-
-
-def test_a_kernel_too_large_for_the_card_is_a_failure(monkeypatch):
-    errors = pytest.importorskip("triton.runtime.errors")
-    kernel = importlib.import_module("sparse_videogen.kernels.assign.triton_kernel")
-
-    def too_large(*args):
-        raise errors.OutOfResources(232448, 101376, "shared memory")
-
-    monkeypatch.setattr(kernel, "launch_assign", too_large)
-    assign(torch.zeros(1, 1, 4, 64), torch.zeros(1, 1, 2, 64), backend="triton")
-    assert "out of resource: shared memory" in failures()["assign (cpu, float32)"]
 
 
 @pytest.mark.parametrize("asked, hip, got", [(None, None, "tf32"), ("ieee", None, "ieee"), ("tf32x3", "6.4", "ieee")], ids=str)
@@ -226,9 +210,9 @@ def test_float32_precision(asked, hip, got, monkeypatch):
     assert runpy.run_path(compat.__file__)["float32_precision"]() == got
 
 
-def test_a_bad_float32_precision_is_refused_as_the_kernels_load():
-    script = "from load_pack import load_pack; load_pack(); import sparse_videogen.kernels"
-    environment = os.environ | {"SPARSE_VIDEOGEN_FLOAT32": "exact", "PYTHONPATH": DEMO}
-    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    last = result.stderr.splitlines()[-1]
-    assert last == "ValueError: SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"
+def test_a_bad_float32_precision_is_refused_as_the_kernels_load(monkeypatch):
+    monkeypatch.setenv("SPARSE_VIDEOGEN_FLOAT32", "exact")
+    for name in [name for name in sys.modules if name.startswith("sparse_videogen.kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError, match="SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"):
+        importlib.import_module("sparse_videogen.kernels")

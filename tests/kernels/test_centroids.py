@@ -7,22 +7,23 @@ import torch
 from sparse_videogen.kernels.centroids import centroids
 from sparse_videogen.kernels.pack import sort_by_label
 
-# B, H, N, C, D; labels leave cluster 0 empty wherever there are several.
+# B, H, N, C, D, tokens in the last cluster at least; labels leave cluster 0 empty wherever there are several.
 SHAPES = [
-    pytest.param(1, 1, 63, 1, 64, id="one-cluster"),
-    pytest.param(2, 3, 111, 20, 64, id="batch"),
-    pytest.param(1, 1, 63, 100, 128, id="more-clusters-than-tokens"),
-    pytest.param(1, 1, 1000, 12, 128, id="many-tokens"),
+    pytest.param(1, 1, 63, 1, 64, 0, id="one-cluster"),
+    pytest.param(2, 3, 111, 20, 64, 0, id="batch"),
+    pytest.param(1, 1, 63, 100, 128, 0, id="more-clusters-than-tokens"),
+    pytest.param(1, 1, 1000, 12, 128, 0, id="many-tokens"),
+    pytest.param(1, 1, 1000, 16, 64, 990, id="one-long-cluster-among-small-ones"),
 ]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Sums of float32 in another order than torch's: a few roundings of values of order one.
 FLOOR = 1e-6
 
 
-def inputs(b, h, n, c, d, dtype, device, seed=0):
-    rng = torch.Generator().manual_seed(seed)
+def inputs(b, h, n, c, d, dtype, device, long=0):
+    rng = torch.Generator().manual_seed(0)
     x = torch.randn(b, h, n, d, generator=rng)
     labels = torch.randint(min(1, c - 1), c, (b, h, n), generator=rng, dtype=torch.int32)
+    labels[..., :long] = c - 1
     return x.to(device, dtype), labels.to(device)
 
 
@@ -39,17 +40,18 @@ def errors(result, expected):
     return [(got.double() - want).abs().max().item() for got, want in zip(result, expected, strict=True)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("b, h, n, c, d", SHAPES)
-def test_matches_float64(b, h, n, c, d, dtype, backend, device, poisoned):
-    x, labels = inputs(b, h, n, c, d, dtype, device)
+@pytest.mark.parametrize("b, h, n, c, d, long", SHAPES)
+def test_matches_float64(b, h, n, c, d, long, dtype, backend, device, poisoned):
+    x, labels = inputs(b, h, n, c, d, dtype, device, long)
     assignment, expected = sort_by_label(labels, c), exact(x, labels, c)
     result = centroids(x, assignment, variance=True, backend=backend)
     torch_errors = errors(centroids(x, assignment, variance=True), expected)
     assert torch.equal(result.cluster_sizes, expected[1]) and result.cluster_sizes.dtype == torch.int32
     assert result.mean.dtype == result.variance.dtype == torch.float32
     for error, torch_error in zip(errors(result, expected), torch_errors, strict=True):
-        assert error <= 2 * torch_error + FLOOR
+        assert error <= 2 * min(torch_error, FLOOR) + FLOOR
+    single = result.cluster_sizes <= 1  # the token itself, or zeros: nothing to round
+    assert torch.equal(result.mean[single].double(), expected[0][single]) and (result.variance[single] == 0).all()
 
 
 def test_memory_order_does_not_matter(view, backend, device):
@@ -60,7 +62,6 @@ def test_memory_order_does_not_matter(view, backend, device):
     assert all(torch.equal(got, want) for got, want in zip(result, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poisoned):
     x, labels = inputs(1, 2, 63, 5, 64, torch.float32, device)
     previous = torch.randn(1, 2, 5, 64, device=device).to(dtype)
@@ -72,34 +73,11 @@ def test_an_empty_cluster_keeps_its_previous_mean(dtype, backend, device, poison
     assert without.variance is None
 
 
-def test_one_long_cluster_among_single_tokens(backend, device):
-    x, _ = inputs(1, 1, 1000, 1, 64, torch.float32, device)
-    labels = torch.arange(1000, device=device, dtype=torch.int32).sub(989).clamp(min=0).view(1, 1, -1)
-    result = centroids(x, sort_by_label(labels, 11), variance=True, backend=backend)
-    assert result.cluster_sizes.flatten().tolist() == [990] + [1] * 10
-    assert torch.equal(result.mean[:, :, 1:], x[:, :, 990:]) and (result.variance[:, :, 1:] == 0).all()
-    torch.testing.assert_close(result.mean[0, 0, 0], x[0, 0, :990].mean(0), atol=FLOOR, rtol=0)
-
-
-def test_means_weighted_by_size_are_the_mean_of_all(backend, device):
-    x, labels = inputs(1, 2, 111, 20, 64, torch.float32, device)
-    result = centroids(x, sort_by_label(labels, 20), backend=backend)
-    assert (result.cluster_sizes.sum(-1) == 111).all()
-    total = (result.mean * result.cluster_sizes.unsqueeze(-1)).sum(2) / 111
-    torch.testing.assert_close(total, x.mean(2), atol=FLOOR, rtol=0)
-
-
 def test_a_small_variance_far_from_zero(backend, device):
     """E[x^2] - E[x]^2 would lose it."""
     x, labels = inputs(1, 1, 111, 3, 64, torch.float32, device)
     result = centroids(1000 + 0.1 * x, sort_by_label(labels, 3), variance=True, backend=backend)
     torch.testing.assert_close(result.variance.double(), exact(1000 + 0.1 * x, labels, 3)[2], rtol=1e-2, atol=1e-6)
-
-
-def test_two_runs_are_equal(backend, device):
-    x, labels = inputs(2, 1, 111, 7, 64, torch.float32, device)
-    first, second = (centroids(x, sort_by_label(labels, 7), variance=True, backend=backend) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_rejects_bad_shapes(backend):

@@ -65,7 +65,7 @@ def test_centroids(make, size):
     for head in (0, -1):
         for cluster in (0, clusters - 1):
             tokens = x[0, head, cluster::clusters].double()
-            assert result.size[0, head, cluster] == len(tokens)
+            assert result.cluster_sizes[0, head, cluster] == len(tokens)
             torch.testing.assert_close(result.mean[0, head, cluster].double(), tokens.mean(0), atol=1e-5, rtol=0)
             variance = tokens.var(0, correction=0)
             torch.testing.assert_close(result.variance[0, head, cluster].double(), variance, atol=0, rtol=1e-4)

@@ -9,11 +9,11 @@ from sparse_videogen.nodes.reasons import StayDense
 from sparse_videogen.svg_core import VideoLayout
 
 
-def model(class_name: str, patch=(1, 2, 2), video_first: bool | None = None, base: str | None = None, ref_conv=None):
+def model(class_name: str, patch=(1, 2, 2), video_first: bool | None = None, base: str | None = None, **attributes):
     """A bare module whose class, or base class, has the name that a host's model has."""
     parent = type(base, (torch.nn.Module,), {}) if base else torch.nn.Module
     made = type(class_name, (parent,), {})()
-    made.patch_size, made.ref_conv = patch, ref_conv
+    vars(made).update({"patch_size": patch, "ref_conv": None, **attributes})
     if video_first is not None:
         block = torch.nn.Identity()
         block.flipped_img_txt = video_first
@@ -33,18 +33,19 @@ def test_an_unknown_model_that_cuts_videos_into_patches_is_other():
 
 
 @pytest.mark.parametrize(
-    "size, patch, grid",
-    [((21, 90, 160), (1, 2, 2), (21, 45, 80)), ((3, 7, 9), (1, 2, 2), (3, 4, 5)), ((5, 6, 7), (1, 1, 1), (5, 6, 7))],
+    "made, size, grid",
+    [
+        (model("WanModel"), (21, 90, 160), (21, 45, 80)),
+        (model("WanModel"), (3, 7, 9), (3, 4, 5)),
+        (model("WanModel", (1, 1, 1)), (5, 6, 7), (5, 6, 7)),
+        # CogVideoX tells its patch in two attributes.
+        (model("CogVideoXTransformer3DModel", 2, patch_size_t=None), (5, 8, 10), (5, 4, 5)),
+        (model("CogVideoXTransformer3DModel", 2, patch_size_t=2), (5, 8, 10), (3, 4, 5)),
+    ],
+    ids=["whole", "odd", "no patches", "cogvideox", "cogvideox along time"],
 )
-def test_grid_rounds_up_to_whole_patches(size, patch, grid):
-    assert video_grid(model("WanModel", patch), (1, 16, *size)) == VideoLayout(*grid)
-
-
-@pytest.mark.parametrize("along_time, frames", [(None, 5), (2, 3)])
-def test_cogvideox_tells_its_patch_in_two_attributes(along_time, frames):
-    made = model("CogVideoXTransformer3DModel", patch=2)
-    made.patch_size_t = along_time
-    assert video_grid(made, (1, 16, 5, 8, 10)) == VideoLayout(frames, 4, 5)
+def test_grid_rounds_up_to_whole_patches(made, size, grid):
+    assert video_grid(made, (1, 16, *size)) == VideoLayout(*grid)
 
 
 def test_an_image_model_has_no_grid():
@@ -108,7 +109,6 @@ def test_a_surplus_that_is_not_understood_is_a_reason(made, tokens, arguments):
 
 
 def test_layers_and_heads_are_read_from_the_model():
-    made = model("WanModel")
-    made.blocks, made.num_heads, made.dim = [None] * 40, 40, 5120
+    made = model("WanModel", blocks=[None] * 40, num_heads=40, dim=5120)
     assert layers(family_of(made), made) == 40 and family_of(made).heads(made) == (40, 128)
     assert layers(OTHER, model("Kandinsky")) == 0

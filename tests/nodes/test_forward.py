@@ -15,20 +15,21 @@ from sparse_videogen.nodes.settings import Settings, parse_blocks
 from sparse_videogen.svg_core import SVGConfig, VideoLayout
 
 MPS = torch.device("mps")
-WAN, HUNYUAN = (next(family for family in FAMILIES if family.name == name) for name in ("Wan", "HunyuanVideo"))
+FAMILY = {family.name: family for family in FAMILIES}
+WAN, HUNYUAN, KANDINSKY = (FAMILY[name] for name in ("Wan", "HunyuanVideo", "Kandinsky 5"))
 
 
 class Model(torch.nn.Module):
     """A model's shell: what a forward reads of it."""
 
     patch_size = (1, 2, 2)
-    double_blocks = [None] * 20
+    double_blocks = [SimpleNamespace(flipped_img_txt=True)] * 20
     txt_in = SimpleNamespace(individual_token_refiner=SimpleNamespace(blocks=[None] * 2))
     text_transformer_blocks = [None] * 2
     img_emb = SimpleNamespace()
 
 
-def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_blocks=None, arguments=None, **settings):
+def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), arguments=None, **settings):
     settings = Settings(SVGConfig(), min_tokens=0, **settings)
     options = {"sigmas": torch.tensor([0.5]), "uuids": list(uuids)}
     if replaced:
@@ -36,9 +37,7 @@ def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), double_b
     if window is not None:
         options["context_window"] = SimpleNamespace(index_list=window)
     arguments = {"x": torch.zeros(1, 16, 3, 8, 10), "transformer_options": options, **(arguments or {})}
-    model = Model()
-    model.double_blocks = double_blocks or model.double_blocks
-    return Forward(Run(settings, 1.0, 0.0), family, model, arguments)
+    return Forward(Run(settings, 1.0, 0.0), family, Model(), arguments)
 
 
 def make_call(forward=None, tokens=60, keys=None, heads=2, head_dim=128, mask=None, batch=1, **options):
@@ -72,23 +71,20 @@ def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
         assert mine
 
 
-def calls_of(forward, *options):
-    return [make_call(forward, **each) for each in options]
-
-
-def test_layers_are_counted_where_the_host_does_not_tell():
-    assert [call.layer for call in calls_of(make_forward(), {}, {}, {})] == [0, 1, 2]
-
-
-def test_single_blocks_come_after_double_blocks():
-    double, single = {"block_index": 3, "block_type": "double"}, {"block_index": 3, "block_type": "single"}
-    assert [call.layer for call in calls_of(make_forward(HUNYUAN), double, single)] == [3, 23]
-
-
-def test_a_block_index_that_repeats_is_another_call():
+@pytest.mark.parametrize(
+    "family, calls, layers",
+    [
+        (WAN, [{}, {}, {}], [0, 1, 2]),
+        (HUNYUAN, [{"block_index": 3, "block_type": "double"}, {"block_index": 3, "block_type": "single"}], [3, 23]),
+        (WAN, [{"block_index": 0}, {"block_index": 0}, {"block_index": 1}], [0, 0, 1]),
+    ],
+    ids=["not told", "single blocks come after double blocks", "vace"],
+)
+def test_each_call_has_a_layer_and_a_key_of_its_own(family, calls, layers):
     """VACE's own blocks carry the index of the main block that they belong to."""
-    calls = calls_of(make_forward(), {"block_index": 0}, {"block_index": 0}, {"block_index": 1})
-    assert len({call.key for call in calls}) == 3 and [call.layer for call in calls] == [0, 0, 1]
+    forward = make_forward(family)
+    made = [make_call(forward, **options) for options in calls]
+    assert [call.layer for call in made] == layers and len({call.key for call in made}) == len(made)
 
 
 def test_what_must_not_share_state_has_a_key_of_its_own():
@@ -105,7 +101,6 @@ def test_what_must_not_share_state_has_a_key_of_its_own():
     assert make_call(make_forward(uuids=("cond",))).key == keys[0]  # and the next step finds it again
 
 
-KANDINSKY = next(family for family in FAMILIES if family.name == "Kandinsky 5")
 TEXT = {"context": torch.zeros(1, 60, 8)}  # as many tokens as the video
 
 
@@ -130,22 +125,10 @@ def test_attention_of_another_kind_as_long_as_the_videos_is_told_apart(family, a
     assert "".join("s" if one else "." for one in found) == mine
 
 
-def test_an_unknown_model_stays_dense_where_its_text_is_as_long_as_the_video():
-    reason = reason_of(make_forward(OTHER, arguments=TEXT))
-    assert reason.startswith("layout: text and video have 60 tokens each")
-    assert make_call(make_forward(OTHER)).layouts == [VideoLayout(3, 4, 5)]
-
-
 def test_attention_frame_by_frame_stays_dense_and_is_seen():
     forward = make_forward()
     reason = reason_of(forward, tokens=20, keys=80)
     assert reason.startswith("layout: 20 queries over 80 keys") and forward.calls == 1
-
-
-def test_training_stays_dense():
-    forward = make_forward()
-    forward.run.training = True
-    assert reason_of(forward) == "training: gradients are enabled, and sparse attention cannot compute them"
 
 
 @pytest.mark.parametrize("x", [[torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])
@@ -156,9 +139,15 @@ def test_an_input_that_is_no_video_has_no_grid(x):
 
 def test_reasons_to_stay_dense():
     assert reason_of(tokens=61).startswith("layout: the call has 61 tokens")
+    assert reason_of(heads=2, head_dim=32).startswith("head_dim: heads of 32")
+    # An unknown model, whose text may be as long as the video.
+    assert reason_of(make_forward(OTHER, arguments=TEXT)).startswith("layout: text and video have 60 tokens each")
+    assert make_call(make_forward(OTHER)).layouts == [VideoLayout(3, 4, 5)]
     blocks = make_forward(dense_blocks=parse_blocks("5"))
     assert reason_of(blocks, block_index=5) == "dense_blocks: block 5" and blocks.layer == 5
-    assert reason_of(heads=2, head_dim=32).startswith("head_dim: heads of 32")
+    forward = make_forward()
+    forward.run.training = True
+    assert reason_of(forward) == "training: gradients are enabled, and sparse attention cannot compute them"
 
 
 def test_an_argument_that_no_host_passes_keeps_the_run_dense():
@@ -183,14 +172,12 @@ def text_mask(*rows, batch_dims=1):
     ids=["3d", "4d", "half", "bool", "2d", "batch"],
 )  # fmt: skip
 def test_masked_text_becomes_part_of_the_layout(mask):
-    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
-    call = make_call(forward, tokens=68, mask=mask, batch=2)
+    call = make_call(make_forward(HUNYUAN), tokens=68, mask=mask, batch=2)
     assert call.layouts == [VideoLayout(3, 4, 5, text_after=8, masked=(60, 67))]
 
 
 def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
-    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
-    call = make_call(forward, tokens=68, mask=text_mask((66, 67), ()), batch=2)
+    call = make_call(make_forward(HUNYUAN), tokens=68, mask=text_mask((66, 67), ()), batch=2)
     assert [layout.masked for layout in call.layouts] == [(66, 67), ()]
 
 
@@ -207,8 +194,7 @@ def test_masks_that_differ_in_the_batch_give_each_element_its_layout():
     ids=["video", "bias", "full", "full-2d", "per-head", "short"],
 )
 def test_any_other_mask_stays_dense(mask, reason):
-    forward = make_forward(HUNYUAN, double_blocks=[SimpleNamespace(flipped_img_txt=True)])
-    assert reason_of(forward, tokens=68, mask=mask).startswith(reason)
+    assert reason_of(make_forward(HUNYUAN), tokens=68, mask=mask).startswith(reason)
 
 
 def test_a_mask_is_read_once_a_forward(monkeypatch):

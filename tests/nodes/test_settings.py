@@ -9,16 +9,14 @@ from sparse_videogen.svg_core import SVG2Config, SVGConfig
 
 
 @pytest.mark.parametrize(
-    "text, blocks",
-    [("", set()), ("0", {0}), ("0, 1, 38-39", {0, 1, 38, 39}), (" 2 - 4 ,,7", {2, 3, 4, 7}), ("5-5", {5})],
+    "text, blocks, shown",
+    [
+        *(("", set(), ""), ("0", {0}, "0"), ("5-5", {5}, "5")),
+        *(("0, 1, 38-39", {0, 1, 38, 39}, "0-1, 38-39"), (" 2 - 4 ,,7", {2, 3, 4, 7}, "2-4, 7")),
+    ],
 )
-def test_parses_blocks(text, blocks):
-    assert parse_blocks(text) == blocks
-
-
-@pytest.mark.parametrize("text", ["", "0", "0-1, 38-39", "2-4, 7"])
-def test_describes_blocks(text):
-    assert describe_blocks(parse_blocks(text)) == text
+def test_parses_and_describes_blocks(text, blocks, shown):
+    assert parse_blocks(text) == blocks and describe_blocks(blocks) == shown
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "3-2", "-1", "1;2", "1.5", "1000", "0-99999999999"])
@@ -35,25 +33,22 @@ def test_long_wrong_blocks_are_cut_in_the_message(text):
     assert str(refused.value) == f"dense_blocks={shown}: {shown} must be a block number or a range like 38-39, at most 999"
 
 
-@pytest.mark.parametrize("start, end", [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])
-def test_rejects_a_schedule(start, end):
-    with pytest.raises(ValueError, match=f"start_percent={start}, end_percent={end}"):
-        Settings(SVGConfig(), start_percent=start, end_percent=end)
-
-
-def test_rejects_a_backend():
-    with pytest.raises(ValueError, match="backend='cuda': must be one of auto, triton, torch"):
-        Settings(SVGConfig(), backend="cuda")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"start_percent": start, "end_percent": end} for start, end in ((0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1))),
+        *({"max_error": value} for value in (-0.1, 1.1)),
+        {"backend": "cuda"},
+    ],
+    ids=str,
+)
+def test_rejects_bad_settings(settings):
+    with pytest.raises(ValueError, match=", ".join(f"{name}={value!r}" for name, value in settings.items()) + ": .*must be"):
+        Settings(SVGConfig(), **settings)
 
 
 def test_names_the_method():
     assert (Settings(SVGConfig()).method, Settings(SVG2Config()).method) == ("SVG", "SVG2")
-
-
-@pytest.mark.parametrize("max_error", [-0.1, 1.1])
-def test_rejects_a_max_error(max_error):
-    with pytest.raises(ValueError, match=f"max_error={max_error}: must be between 0"):
-        Settings(SVGConfig(), max_error=max_error)
 
 
 COMMON = {"start_percent": 0.5, "end_percent": 1.0, "dense_blocks": "3", "min_tokens": 5, "backend": "torch", "verbose": False}

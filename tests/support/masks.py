@@ -5,35 +5,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from sparse_videogen.kernels.plan import Plan, Tail
+from sparse_videogen.kernels.plan import Plan
 from sparse_videogen.svg_core import VideoLayout
 from torch import Tensor
 
 
 def joined(planned) -> Plan:
-    """The parts of what a planner made as one plan for all heads; lists are padded to one length."""
+    """The parts of what a planner made as one plan for all heads, without tails; lists are padded to one length."""
     parts = [plan for _, plan in planned.parts]
-    if len(parts) == 1:
-        return parts[0]
     length = max(plan.key_index.shape[2] for plan in parts)
     lists = torch.cat([F.pad(plan.key_index, (0, length - plan.key_index.shape[2])) for plan in parts])
     rows, counts = (torch.cat([getattr(plan, name) for plan in parts]) for name in ("query_index", "key_count"))
-    tail = None
-    if parts[0].tail is not None:
-        terms = {name: [getattr(plan.tail, name) for plan in parts] for name in vars(parts[0].tail)}
-        cluster_mask = torch.cat(terms.pop("cluster_mask"))
-        shape = planned.list_of_head.shape
-        by_head = {name: None if x[0] is None else torch.cat([y[0] for y in x]) for name, x in terms.items()}
-        tail = Tail(
-            **{name: x if x is None else x.unflatten(0, shape) for name, x in by_head.items()}, cluster_mask=cluster_mask
-        )
-    return Plan(planned.list_of_head, rows, lists, counts, tail)
+    return Plan(planned.list_of_head, rows, lists, counts)
 
 
 def plan_mask(plans: list, tokens: int) -> Tensor:
     """[B, H, N, N] bool: query row n reads key m. Fails if a row is in two tiles or none, or a key twice in a list."""
     b, h = plans[0].list_of_head.shape
-    mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool)
+    mask = torch.zeros(b, h, tokens, tokens, dtype=torch.bool, device=plans[0].key_index.device)
     for i in range(b):
         for j in range(h):
             seen = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+from functools import partial
 
 import pytest
 import torch
@@ -41,12 +43,15 @@ def test_everything_chosen_is_dense_attention(config, dtype, factor, make_qkv):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_two_calls_are_equal_and_draw_no_random_numbers(config):
+def test_two_calls_are_equal_within_autocast_too_and_draw_no_random_numbers(config):
     q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
     before = torch.random.get_rng_state()
-    first, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
-    second, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
-    assert torch.equal(first, second)
+    call = {"config": config, "layout": LAYOUT, "measure_error": True}
+    expected, stats = sparse_attention(q, k, v, **call)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out, same = sparse_attention(q, k, v, **call)
+        assert torch.equal(out, expected) and torch.equal(same.error, stats.error)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -84,15 +89,14 @@ def test_stats_tell_what_was_done(config):
 
 
 @pytest.mark.parametrize("config", EVERYTHING)
-def test_masked_text_is_left_out_of_output_and_error(config, make_qkv):
+def test_masked_text_is_left_out_and_sm_scale_honoured_in_output_and_error(config, make_qkv):
     layout = VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=(1, 257, 258, 260))
     q, k, v = make_qkv(layout)
     v[:, :, list(layout.masked)] = 1e3  # any of it in the result would show
-    out, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
+    out, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True, sm_scale=0.3)
     mask = read_mask(layout, q.device, SparseState())
-    torch.testing.assert_close(
-        out, F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(layout.tokens, -1)), atol=1e-5, rtol=1e-5
-    )
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(layout.tokens, -1), scale=0.3)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
     assert stats.error.max() < 1e-6
     torch.testing.assert_close(stats.density, torch.full((1, 2), mask.float().mean().item()))
 
@@ -153,8 +157,9 @@ def test_what_is_not_finite_is_told_apart_by_dense_attention_and_passes_no_limit
 
     monkeypatch.setattr(attention, "gather_attention", broken)
     call = {"config": config, "layout": LAYOUT, "measure_error": True}
-    _, free = sparse_attention(q, k, v, **call)
-    assert free.finite.tolist() == [[False, False, True]] and free.exact_finite.tolist() == [[False, True, True]]
+    sparse, free = sparse_attention(q, k, v, **call)
+    assert sparse[:, 2].isfinite().all() and free.finite.tolist() == [[False, False, True]]
+    assert free.exact_finite.tolist() == [[False, True, True]]
     out, stats = sparse_attention(q, k, v, **call, max_error=0.99)
     assert stats.dense.tolist() == [[True, True, False]] and stats.finite.tolist() == [[False, True, True]]
     torch.testing.assert_close(out[:, 1], F.scaled_dot_product_attention(q, k, v)[:, 1])
@@ -195,70 +200,32 @@ def test_a_call_that_fails_leaves_the_state_as_it_was(monkeypatch):
     assert state.get(0) is before
 
 
-def test_a_state_of_another_device_is_not_used():
-    """As after a model moved: the labels and means of the last call are elsewhere."""
+@pytest.mark.parametrize("device, tokens", [("meta", LAYOUT.video_tokens), ("cpu", 248)], ids=["device", "shape"])
+def test_a_state_of_another_device_or_shape_is_not_used(device, tokens):
+    """As after a model moved, or with another video: the means of the last call are of no use."""
     q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
     config = SVG2Config(q_clusters=10, k_clusters=20, kmeans_init_iters=3)
     expected, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
-    state = SparseState()
-    elsewhere = [torch.empty(1, 2, n, 64, device="meta") for n in (10, 20)]
-    state.put(0, ClusterState(*elsewhere, None, None, LAYOUT.video_tokens, 3, 1))
+    state, means = SparseState(), [torch.zeros(1, 2, n, 64, device=device) for n in (10, 20)]
+    state.put(0, ClusterState(*means, None, None, tokens, 3, 1))
     out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=state, key=0)
-    assert torch.equal(out, expected) and state.get(0).q_mean.device == q.device
+    assert torch.equal(out, expected) and state.get(0).q_mean.device == q.device and state.get(0).tokens == 252
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_autocast_changes_nothing(config):
-    q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
-    call = {"config": config, "layout": LAYOUT, "measure_error": True}
-    expected, stats = sparse_attention(q, k, v, **call)
-    with torch.autocast("cpu", torch.bfloat16):
-        out, same = sparse_attention(q, k, v, **call)
-    assert torch.equal(out, expected) and torch.equal(same.error, stats.error)
-
-
-def test_sm_scale_is_honoured(make_qkv):
-    q, k, v = make_qkv(LAYOUT)
-    out, _ = sparse_attention(q, k, v, config=SVGConfig(sparsity=0), layout=LAYOUT, sm_scale=0.3)
-    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, scale=0.3), atol=1e-5, rtol=1e-5)
-
-
-def test_nan_stays_in_its_head(make_qkv):
-    q, k, v = make_qkv(LAYOUT, heads=2)
-    q[0, 0, 5] = float("nan")
-    out, _ = sparse_attention(q, k, v, config=SVG2Config(q_clusters=10, k_clusters=20), layout=LAYOUT)
-    assert out[0, 1].isfinite().all()
-
-
-def test_rejects_a_layout_of_another_length(make_qkv):
-    q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(ValueError, match="has 252 tokens, q has 261"):
-        sparse_attention(q, k, v, config=SVGConfig(), layout=VideoLayout(4, 9, 7))
-
-
-def test_rejects_cross_attention(make_qkv):
-    q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(ValueError, match=r"k \(1, 2, 77, 64\)"):
-        sparse_attention(q, k[:, :, :77], v, config=SVGConfig(), layout=LAYOUT)
-
-
-def test_rejects_a_head_dim_without_kernels(make_qkv):
-    q, k, v = make_qkv(LAYOUT, head_dim=96)
-    with pytest.raises(ValueError, match=r"head_dim 96 must be one of \(64, 128\)"):
-        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)
-
-
-def test_rejects_an_unknown_backend(make_qkv):
-    q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(ValueError, match="backend='cuda'"):
-        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="cuda")
-
-
-def test_triton_without_a_gpu_names_the_remedy(make_qkv, monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    q, k, v = make_qkv(LAYOUT)
-    with pytest.raises(RuntimeError, match="needs an NVIDIA or AMD GPU.*Or choose backend .torch."):
-        sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT, backend="triton")
+@pytest.mark.parametrize(
+    "head_dim, keys, other, message",
+    [
+        (64, 261, {"layout": VideoLayout(4, 9, 7)}, "has 252 tokens, q has 261"),
+        (64, 77, {}, r"k \(1, 2, 77, 64\)"),
+        (96, 261, {}, r"head_dim 96 must be one of \(64, 128\)"),
+        (64, 261, {"backend": "cuda"}, "backend='cuda'"),
+    ],
+    ids=["length", "cross-attention", "head_dim", "backend"],
+)
+def test_rejects_what_does_not_fit(head_dim, keys, other, message, make_qkv):
+    q, k, v = make_qkv(LAYOUT, head_dim=head_dim)
+    with pytest.raises(ValueError, match=message):
+        sparse_attention(q, k[:, :, :keys], v, **{"config": SVGConfig(), "layout": LAYOUT, **other})
 
 
 @pytest.mark.parametrize("dtype, factor", [(torch.float32, 2e-5), (torch.float16, 2e-3)], ids=str)
@@ -282,7 +249,17 @@ def test_triton_equals_torch(config, dtype, factor, make_clustered_qkv):
     assert (stats.computed >= stats.density).all()
 
 
-@pytest.mark.parametrize("masked", [(5,), (260, 258), (1, 1), (300,)], ids=["video", "falling", "twice", "beyond"])
-def test_rejects_a_mask_of_what_is_no_text(masked):
-    with pytest.raises(ValueError, match="masked="):
-        VideoLayout(4, 9, 7, text_before=3, text_after=6, masked=masked)
+BAD_SETTINGS = [
+    *((SVGConfig, name, value) for name, value in (("sparsity", 1.0), ("sparsity", -0.1), ("sampled_rows", 0))),
+    *((SVG2Config, name, value) for name, value in (("top_p", 0), ("top_p", 1.01), ("min_keep", -0.1), ("k_clusters", 0))),
+    *((SVG2Config, name, value) for name, value in (("tail", "third"), ("tile_cut", "row"))),
+    (partial(VideoLayout, height=4, width=4), "frames", 0),
+    # Of the video, falling, twice, beyond the end.
+    *((partial(VideoLayout, 4, 9, 7, 3, 6), "masked", masked) for masked in ((5,), (260, 258), (1, 1), (300,))),
+]
+
+
+@pytest.mark.parametrize("make, field, value", BAD_SETTINGS, ids=str)
+def test_rejects_bad_settings_and_layouts(make, field, value):
+    with pytest.raises(ValueError, match=re.escape(f"{field}={value!r}")):
+        make(**{field: value})

@@ -67,24 +67,18 @@ def test_what_finds_room_stays(budget, away):
     assert sum(entry.startswith("get") for entry in host.diary) == 2 * away
 
 
-def test_a_value_is_fetched_in_the_call_before_its_own():
+@pytest.mark.parametrize(
+    "budget, told",
+    [(400, "fetch b, get b, fetch c, get c"), (0, "get a, fetch b, get b, fetch c, get c, fetch a")],
+    ids=["one stays", "none stays"],
+)
+def test_a_value_is_fetched_in_the_call_before_its_own_and_for_the_next_step_in_the_last(budget, told):
     host = Host()
-    state = SparseState(400, host)
+    state = SparseState(budget, host)
     run_steps(state, "abc", 2)
     host.diary.clear()
-    run = [state.get(key).calls for key in "abc"]
-    assert run == [1, 1, 1]
-    assert host.diary == ["fetch b", "get b", "fetch c", "get c"]
-
-
-def test_the_last_call_of_a_step_fetches_for_the_first_of_the_next():
-    host = Host()
-    state = SparseState(0, host)
-    run_steps(state, "abc", 2)
-    for key in "abc":
-        host.diary.clear()
-        state.get(key)
-    assert host.diary == ["get c", "fetch a"]
+    assert [state.get(key).calls for key in "abc"] == [1, 1, 1]
+    assert host.diary == told.split(", ")
 
 
 def test_a_value_that_grew_moves_and_one_that_shrank_comes_back():
