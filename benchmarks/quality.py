@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
 import tiny_wan

@@ -2,7 +2,7 @@
 
     python benchmarks/quality_heads.py --json benchmarks/results/quality_heads.jsonl
 
-Synthetic q, k, v (demo/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
+Synthetic q, k, v (tests/harness/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
 its attention is that of a quantile of the model's heads, from benchmarks/data/attention_density.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
 from baselines import Blocks

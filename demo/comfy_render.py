@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
 from moving_shapes import TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
-from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, Method, Progress, Render, Scene
+from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, ROOT, Method, Progress, Render, Scene  # adds tests/harness
+
+# isort: split
+from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
 from tiny_wan import SHIFT
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKS = (ROOT, ROOT / "demo" / "helper_nodes")
+PACKS = (ROOT, ROOT / "tests" / "harness" / "helper_nodes")
 TIMEOUT_S = 600
 
 

@@ -6,18 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import comfy_render
+import diffusers_host
+import pattern_picture
+import pictures
 from comfy_host import find_hosts, host_version
-from load_pack import load_pack
 from moving_shapes import PROMPTS
-
-load_pack()
-
-import comfy_render  # noqa: E402
-import diffusers_host  # noqa: E402
-import pattern_picture  # noqa: E402
-import pictures  # noqa: E402
-from render import Render, Scene  # noqa: E402
-from video_quality import psnr, ssim  # noqa: E402
+from render import Render, Scene
+from video_quality import psnr, ssim
 
 OUT = Path(__file__).with_name("out")
 HOSTS = ("auto", "comfyui", "diffusers")

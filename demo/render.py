@@ -1,13 +1,23 @@
-"""What the demo renders and measures, whichever host does the work."""
+"""What the demo renders and measures, whichever host does the work.
+
+Loads the pack, and puts tests/harness, which finds and runs a ComfyUI, on the import path.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from moving_shapes import CELL
 from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "harness"))
+from load_pack import load_pack  # noqa: E402
+
+load_pack()
 
 CHECKPOINT = Path(__file__).with_name("tiny_wan.safetensors")
 LAYERS = 4

@@ -48,7 +48,7 @@ def test_importing_the_nodes_is_cheap_and_silent():
     """What the host's start pays beyond torch: under 100 ms, without Triton or plotting, no socket, no output."""
     code = f"""
 import sys, time, json, socket
-sys.path.insert(0, {str(ROOT / "demo")!r})
+sys.path.insert(0, {str(ROOT / "tests" / "harness")!r})
 import torch
 before = set(sys.modules)
 def refuse(*args, **kwargs): raise AssertionError("a connection was opened")

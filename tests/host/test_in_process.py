@@ -8,7 +8,8 @@ from __future__ import annotations
 import compileall
 
 import pytest
-from in_process import ROOT, run_in_host
+from in_process import run_in_host
+from load_pack import ROOT
 
 FAULTS = """
 import sparse_videogen.nodes.attend as attend_module

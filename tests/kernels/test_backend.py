@@ -19,7 +19,7 @@ from sparse_videogen.kernels.assign.reference import assign as reference
 from sparse_videogen.kernels.tile_configs import TileConfig, config_for, table
 
 CPU = torch.device("cpu")
-DEMO = str(Path(__file__).resolve().parents[2] / "demo")
+HARNESS = str(Path(__file__).resolve().parents[1] / "harness")
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +174,7 @@ def test_float32_precision(asked, hip, got, monkeypatch):
 
 def test_a_bad_float32_precision_is_refused_as_the_kernels_load():
     script = "from load_pack import load_pack; load_pack(); import sparse_videogen.kernels"
-    environment = os.environ | {"SPARSE_VIDEOGEN_FLOAT32": "exact", "PYTHONPATH": DEMO}
+    environment = os.environ | {"SPARSE_VIDEOGEN_FLOAT32": "exact", "PYTHONPATH": HARNESS}
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     last = result.stderr.splitlines()[-1]
     assert last == "ValueError: SPARSE_VIDEOGEN_FLOAT32='exact': must be one of tf32, tf32x3, ieee"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy_render
 import pytest
 from comfy_host import find_hosts, host_version
 from real_host import Host, is_old
@@ -50,7 +49,6 @@ def tab(request, browser, tmp_path_factory):
 
     path, renderer = request.param
     host = Host(path, tmp_path_factory.mktemp("comfy"), ["wan21_t2v"])
-    comfy_render.install_checkpoint(host.server.base_dir)
     OUT.mkdir(exist_ok=True)
     with host.server:
         tab = ComfyPage(browser, host, renderer == "vue", OUT)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import comfy_render
 from comfy_host import find_hosts
 from playwright.sync_api import sync_playwright
 from real_host import Host
@@ -63,10 +62,9 @@ def find_chromium(playwright) -> str | None:
 
 @contextmanager
 def newest_page() -> Iterator[ComfyPage]:
-    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found, which has the trained tiny model."""
+    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found."""
     with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, sync_playwright() as playwright:
         host = Host(find_hosts()[-1], Path(folder), [])
-        comfy_render.install_checkpoint(host.server.base_dir)
         with host.server:
             browser = playwright.chromium.launch(executable_path=find_chromium(playwright), args=list(ARGUMENTS))
             yield ComfyPage(browser, host, vue=True, out=Path(folder))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
+from load_pack import ROOT
 from tiny_prompts import RECIPES
 
-ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "example_workflows"
 METHODS = {"SVG": "SVGAttention", "SVG2": "SVG2Attention"}
 # Which tiny checkpoint stands in for a file that the example workflows load.

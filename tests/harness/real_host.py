@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comfy_host import ComfyServer, host_version, latent
+from load_pack import ROOT
 from tiny_checkpoints import families_for, write_checkpoint
 from tiny_prompts import tiny_prompt
 
-ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {
     "SVGAttention": {
         "sparsity": 0.7,
@@ -44,7 +44,7 @@ DEFAULTS = {
         "dense_attention": "previous",
     },
 }
-HELPERS = (ROOT / "demo" / "helper_nodes", ROOT / "tests" / "support" / "host_nodes")
+HELPERS = [Path(__file__).with_name(name) for name in ("helper_nodes", "host_nodes")]
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
 # 5 latent frames of 8 x 12 tokens; a model with 16 px latents needs twice the size for as many.

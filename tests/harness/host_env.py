@@ -14,7 +14,7 @@ import sys
 import venv
 from pathlib import Path
 
-CHECKOUT = Path(__file__).absolute().parents[1]
+CHECKOUT = Path(__file__).absolute().parents[2]
 DEFAULT_HOSTS = ("~/ComfyUI", "~/comfy/ComfyUI")
 # torchvision is installed apart (its wheel demands its own torch), the rest is of no use headless.
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
@@ -105,7 +105,7 @@ def _digest(parts: list[str]) -> str:
 
 def _site_folders() -> list[str]:
     """Folders of installed packages that the current interpreter sees."""
-    return [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return [str(Path(entry).resolve()) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
 
 
 def _share_packages(python: Path) -> None:

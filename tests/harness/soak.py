@@ -1,4 +1,4 @@
-"""Many prompts in a row in one ComfyUI: `python tests/host/soak.py [--prompts 200] [--minutes 10] [--comfyui PATH]`.
+"""Many prompts in a row in one ComfyUI: `python tests/harness/soak.py [--prompts 200] [--minutes 10] [--comfyui PATH]`.
 
 All families with both nodes and without, many settings and sizes, some interrupted, two that run out of memory.
 Equal graphs must give equal latents to the last bit, the server's memory must not grow, its log must stay clean.
@@ -21,12 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support")]
-
-from comfy_host import PromptError, find_hosts, host_version  # noqa: E402
-from real_host import FIRST_VERSION, LARGE_PIXELS, Host, is_old, reports  # noqa: E402
-from tiny_checkpoints import families_for  # noqa: E402
+from comfy_host import PromptError, find_hosts, host_version
+from real_host import FIRST_VERSION, LARGE_PIXELS, Host, is_old, reports
+from tiny_checkpoints import families_for
 
 METHODS = (None, "SVGAttention", "SVG2Attention")
 SIZES = ((192, 128, 17), (128, 128, 9), (256, 160, 9), (160, 96, 25), (96, 192, 13))

@@ -1,4 +1,4 @@
-"""Write docs/compatibility.md from the test that renders every model family: `python tests/host/compatibility.py`.
+"""Write docs/compatibility.md from the test that renders every model family: `python tests/harness/compatibility.py`.
 
 Runs against the same ComfyUIs as the tests do; takes some minutes.
 """
@@ -6,15 +6,11 @@ Runs against the same ComfyUIs as the tests do; takes some minutes.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support")]
-
-from real_host import is_old  # noqa: E402
-from tiny_checkpoints import FAMILIES, FIRST_RELEASE  # noqa: E402
+from load_pack import ROOT
+from real_host import is_old
+from tiny_checkpoints import FAMILIES, FIRST_RELEASE
 
 NAMES = {
     "wan21_t2v": "Wan 2.1 T2V",
@@ -42,7 +38,7 @@ METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
 REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}
 HEAD = """# Models and ComfyUI versions
 
-Written by `python tests/host/compatibility.py`: each cell is a render of a tiny model with random weights in that
+Written by `python tests/harness/compatibility.py`: each cell is a render of a tiny model with random weights in that
 ComfyUI, sparse from the first step on, and tells the density that it reached outside of block 0. What is compared here is
 whether a model's tokens are understood; how sparse a real model can be is another question. "from" names the
 first ComfyUI that loads the model.
