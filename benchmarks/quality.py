@@ -21,8 +21,8 @@ from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harn
 # isort: split
 import tiny_wan
 from baselines import Blocks
-from moving_shapes import CELL, PROMPTS, embed, from_latent
-from render import CHECKPOINT, GUIDANCE
+from moving_shapes import PROMPTS
+from render import Scene
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
 from torch import Tensor
 from video_quality import psnr, ssim
@@ -64,41 +64,33 @@ class Renderer:
     """Renders all prompts of a seed at once, with any attention in place of the model's own."""
 
     def __init__(self, frames: int, pixels: int, steps: int, prompts: int = len(PROMPTS)):
-        self.model = tiny_wan.load(CHECKPOINT)
-        self.text = torch.cat([embed(prompt) for prompt in range(prompts)])
-        self.shape = (prompts, tiny_wan.CHANNELS, frames, pixels // CELL, pixels // CELL)
-        self.layout = VideoLayout(frames, pixels // CELL // 2, pixels // CELL // 2)
-        self.steps = steps
+        self.model, self.scene, self.prompts = tiny_wan.load(), Scene(frames=frames, pixels=pixels, steps=steps), range(prompts)
+        self.layout = VideoLayout(*self.scene.grid)
 
     def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
         """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
         state, counted, sparse = SparseState(), {"density": [], "computed": [], "error": []}, False
 
-        def before_step(step: int) -> None:
+        def before_step(step: int, sigma: float) -> None:
             nonlocal sparse
-            sparse = config is not None and step >= start_percent * self.steps - 1e-6
+            sparse = config is not None and step >= start_percent * self.scene.steps - 1e-6
 
-        def attend_in(layer: int):
-            def attend(q, k, v):
-                shared = {"config": config, "layout": self.layout, "state": state, "key": layer}
-                if not sparse:
-                    if config is not None:
-                        warm_up(q, k, **shared)
-                    return F.scaled_dot_product_attention(q, k, v)
-                out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
-                for name, values in counted.items():
-                    values.append(getattr(stats, name).mean().item())
-                return out
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            shared = {"config": config, "layout": self.layout, "state": state, "key": layer}
+            if not sparse:
+                if config is not None:
+                    warm_up(q, k, **shared)
+                return F.scaled_dot_product_attention(q, k, v)
+            out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
+            for name, values in counted.items():
+                values.append(getattr(stats, name).mean().item())
+            return out
 
-            return attend
-
-        for layer, block in enumerate(self.model.blocks):
-            block.self_attn.attend = attend_in(layer)
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+        tiny_wan.take_attention(self.model, attend)
+        scene = (self.prompts, self.scene.frames, self.scene.pixels, self.scene.steps, seed)
         with torch.autocast("cpu", torch.bfloat16):
-            guided = {"no_text": embed(None), "guidance": GUIDANCE}
-            latent = tiny_wan.sample(self.model, noise, self.text, **guided, steps=self.steps, before_step=before_step)
-        return from_latent(latent), {name: sum(x) / len(x) for name, x in counted.items() if x}
+            videos = tiny_wan.sample(self.model, *scene, before_step)
+        return videos, {name: sum(x) / len(x) for name, x in counted.items() if x}
 
 
 def measure(renderer: Renderer, references: dict[int, Tensor], config, start_percent: float) -> dict:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from moving_shapes import TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
+from moving_shapes import CELL, TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
 from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, ROOT, Method, Progress, Render, Scene  # adds tests/harness
 
 # isort: split
@@ -19,24 +19,18 @@ TIMEOUT_S = 600
 
 def prompt_of(scene: Scene, method: Method) -> dict:
     """The API prompt: loader, method, shift, sampler, latent."""
-    _, channels, frames, height, width = scene.latent_shape
+    cells = scene.pixels // CELL
     prompt = {
         "model": _node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
         "shift": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
         "timed": _node("SVGDemoTimeAttention", model=["shift", 0]),
         "text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
         "no_text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
-        "noise": _node("SVGDemoLatent", channels=channels, frames=frames, height=height, width=width, batch=1),
+        "noise": _node("SVGDemoLatent", channels=16, frames=scene.frames, height=cells, width=cells, batch=1),
         "save": _node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
     }
     if method.node:
-        defaults = {"max_error": 0.0, "backend": "auto", "verbose": False, "preset": "Custom"}
-        rest = {
-            "SVGAttention": {"sampled_rows": 64},
-            "SVG2Attention": {"kmeans_step_iters": 2, "recluster_every": 1},
-        }[method.node]
-        inputs = {**defaults, **rest, **method.schedule, **method.inputs}
-        prompt["sparse"] = _node(method.node, model=["shift", 0], **inputs)
+        prompt["sparse"] = _node(method.node, model=["shift", 0], **method.schedule, **method.inputs)
         prompt["timed"]["inputs"]["model"] = ["sparse", 0]
     sampling = {"steps": scene.steps, "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["timed", 0], "positive": ["text", 0], "negative": ["no_text", 0], "latent_image": ["noise", 0]}

@@ -14,6 +14,7 @@ import comfy_render
 import diffusers_host
 import pattern_picture
 import pictures
+import tiny_wan
 from comfy_page import ComfyPage, newest_page
 from PIL import Image
 from render import METHODS, ROOT, Scene
@@ -50,7 +51,7 @@ GROUPS = """() => {
 
 def draw_videos() -> None:
     """Videos of some prompts, and what the heads read in the first."""
-    model = diffusers_host.load_model()
+    model = tiny_wan.load()
     for i, prompt in enumerate(PROMPTS):
         scene = Scene(prompt)
         dense, sparse = (diffusers_host.render(model, scene, method) for method in (METHODS[0], METHODS[-1]))

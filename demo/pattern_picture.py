@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tiny_wan
 import torch
 from moving_shapes import embed, to_latent
-from render import CHECKPOINT, METHODS, Method
+from render import METHODS, Method
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, svg, svg2
+from tiny_wan import load, shifted, take_attention
 from torch import Tensor
 
 CELLS_A_FRAME = 6
-MIDDLE = tiny_wan.shifted(0.5)
+MIDDLE = shifted(0.5)
 
 
 @torch.no_grad()
 def attention_inputs(video: Tensor, prompt: int, sigma: float = MIDDLE) -> tuple[VideoLayout, list[tuple]]:
     """The layout and each layer's q, k, v [1, H, N, D] of the tiny model, for a video [T, H, W] with noise."""
-    model, taken = tiny_wan.load(CHECKPOINT), []
+    model, taken = load(), []
     clean = to_latent(video.unsqueeze(0))
     noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), sigma)
-    for block in model.blocks:
-        block.self_attn.attend = lambda q, k, v: (
-            taken.append((q, k, v)) or torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        )
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        taken.append((q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    take_attention(model, attend)
     model(noisy, torch.tensor([1000 * sigma]), embed(prompt))
     return VideoLayout(clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2), taken
 

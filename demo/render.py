@@ -42,8 +42,9 @@ class Scene:
     steps: int = 20
 
     @property
-    def latent_shape(self) -> tuple[int, int, int, int, int]:
-        return (1, 16, self.frames, self.pixels // CELL, self.pixels // CELL)
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, height and width in tokens: 2 x 2 latent cells."""
+        return (self.frames, self.pixels // CELL // 2, self.pixels // CELL // 2)
 
 
 @dataclass(frozen=True)

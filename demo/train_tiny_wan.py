@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from moving_shapes import CELL, PROMPTS, clips, embed, from_latent, to_latent
+from moving_shapes import PROMPTS, clips, embed, to_latent
 from pictures import contact_sheet
 from safetensors.torch import save_file
-from tiny_wan import CHANNELS, TinyWan, sample, shifted
-from torch import Tensor
+from tiny_wan import original_names, sample, shifted, untrained
 
 # Muon for the blocks' matrices, AdamW for the rest: over the first 300 steps the loss fell faster than by AdamW alone.
 MATRIX_RATE, OTHER_RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 1.5e-3, 0.02, 0.01
@@ -39,7 +38,7 @@ class Training:
     def __init__(self, seed: int, device: str, stages=STAGES):
         torch.manual_seed(seed)
         self.seed, self.device, self.stages = seed, device, stages
-        self.model = TinyWan().to(device)
+        self.model = untrained().to(device)
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         named = dict(self.model.named_parameters())
         matrices = [value for name, value in named.items() if name.startswith("blocks.") and value.ndim == 2]
@@ -72,7 +71,8 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1, done / WARM_UP + 0.01) * 0.5 * (1 + math.cos(math.pi * done))
         with torch.autocast(self.device, torch.bfloat16):
-            velocity = self.forward(torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1)), 1000 * sigma, text)
+            noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
+            (velocity,) = self.forward(noisy, 1000 * sigma, text, return_dict=False)
         loss = (velocity.float() - (noise - clean)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -106,21 +106,12 @@ class Training:
             optimizer.load_state_dict(saved)
         self.ema, self.steps, self.seconds = state["ema"], state["steps"], state["seconds"]
 
-    def averaged(self) -> TinyWan:
-        """The moving average as a model of its own."""
-        model = TinyWan().to(self.device)
+    def draw(self, frames: int, pixels: int, file: Path) -> None:
+        """A picture of what the moving average makes of every prompt."""
+        model = untrained().to(self.device)
         model.load_state_dict(self.ema)
-        return model.eval()
-
-
-def samples(model: TinyWan, frames: int, pixels: int) -> Tensor:
-    """A video of every prompt, [B, frames, pixels, pixels]."""
-    device = model.patch_embedding.weight.device
-    shape = (len(PROMPTS), CHANNELS, frames, pixels // CELL, pixels // CELL)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    text = torch.cat([embed(prompt) for prompt in range(len(PROMPTS))]).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
-        return from_latent(sample(model, noise, text)).cpu()
+        with torch.autocast(self.device, torch.bfloat16):
+            contact_sheet(sample(model.eval(), range(len(PROMPTS)), frames, pixels), file)
 
 
 def train(training: Training, *, minutes: float | None, steps: int | None) -> Iterator[tuple[float, float]]:
@@ -154,7 +145,8 @@ def main() -> None:
     if arguments.minutes or arguments.steps:
         _run(training, arguments)
     if arguments.export:
-        save_file({name: value.bfloat16().contiguous().cpu() for name, value in training.ema.items()}, arguments.export)
+        weights = {name: value.bfloat16().contiguous().cpu() for name, value in training.ema.items()}
+        save_file(original_names(weights), arguments.export)
         print(f"{arguments.export}: {arguments.export.stat().st_size / 1e6:.1f} MB after {training.steps} steps")
 
 
@@ -170,7 +162,7 @@ def _run(training: Training, arguments) -> None:
         if time.monotonic() - saved > SAVE_EVERY_S:
             training.save(arguments.state)
             frames, pixels, _ = training.stage(done)
-            contact_sheet(samples(training.averaged(), frames, pixels), arguments.state.with_suffix(".png"))
+            training.draw(frames, pixels, arguments.state.with_suffix(".png"))
             saved = time.monotonic()
     training.save(arguments.state)
     print()
