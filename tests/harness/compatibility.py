@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from load_pack import ROOT
-from real_host import is_old
+from real_host import METHODS, is_old
 from tiny_checkpoints import FAMILIES, FIRST_RELEASE
 
 NAMES = {
@@ -34,7 +34,6 @@ NAMES = {
     "cogvideox_i2v": "CogVideoX I2V",
     "kandinsky5": "Kandinsky 5",
 }
-METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
 REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}
 HEAD = """# Models and ComfyUI versions
 

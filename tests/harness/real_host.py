@@ -10,41 +10,13 @@ from load_pack import ROOT
 from tiny_checkpoints import families_for, write_checkpoint
 from tiny_prompts import tiny_prompt
 
-DEFAULTS = {
-    "SVGAttention": {
-        "sparsity": 0.7,
-        "start_percent": 0.2,
-        "end_percent": 1.0,
-        "dense_blocks": "0",
-        "min_tokens": 0,
-        "max_error": 0.0,
-        "sampled_rows": 64,
-        "backend": "auto",
-        "verbose": False,
-        "preset": "Custom",
-        "dense_attention": "previous",
-    },
-    "SVG2Attention": {
-        "top_p": 0.6,
-        "start_percent": 0.2,
-        "end_percent": 1.0,
-        "q_clusters": 8,
-        "k_clusters": 24,
-        "min_keep": 0.1,
-        "tail": "second_order",
-        "kmeans_init_iters": 6,
-        "kmeans_step_iters": 2,
-        "recluster_every": 1,
-        "dense_blocks": "0",
-        "min_tokens": 0,
-        "max_error": 0.0,
-        "backend": "auto",
-        "verbose": False,
-        "preset": "Custom",
-        "dense_attention": "previous",
-    },
+# Inputs for models so small, where they are not the nodes' own defaults.
+SMALL = {
+    "SVGAttention": {"min_tokens": 0},
+    "SVG2Attention": {"min_tokens": 0, "top_p": 0.6, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6},
 }
-HELPERS = [Path(__file__).with_name(name) for name in ("helper_nodes", "host_nodes")]
+METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it calls itself
+HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
 # 5 latent frames of 8 x 12 tokens; a model with 16 px latents needs twice the size for as many.
@@ -67,7 +39,7 @@ class Host:
         self.families = families_for(self.version) if families is None else families
         for family in self.families:
             write_checkpoint(family, base_dir / "models" / "diffusion_models")
-        self.server = ComfyServer(path, base_dir, [ROOT, *HELPERS], cached=cached)
+        self.server = ComfyServer(path, base_dir, [ROOT, HELPERS], cached=cached)
 
     def prompt(
         self,
@@ -86,7 +58,7 @@ class Host:
             prompt_options: change the rest's.
             before, after: (class_type, inputs) of nodes that patch the model on either side of ours.
         """
-        ours = [(method, {**DEFAULTS[method], **inputs})] if method else []
+        ours = [(method, {**SMALL[method], **inputs})] if method else []
 
         def insert(prompt: dict, link: list) -> list:
             loader = link[0]

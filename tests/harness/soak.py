@@ -25,7 +25,6 @@ from comfy_host import PromptError, find_hosts, host_version
 from real_host import FIRST_VERSION, LARGE_PIXELS, Host, is_old, reports
 from tiny_checkpoints import families_for
 
-METHODS = (None, "SVGAttention", "SVG2Attention")
 SIZES = ((192, 128, 17), (128, 128, 9), (256, 160, 9), (160, 96, 25), (96, 192, 13))
 BATCHINGS = ({}, {"batch": 2}, {"cfg": 1.0}, {"negative_tokens": 30}, {"text_tokens": 40, "negative_tokens": 7})
 SCHEDULES = {"start_percent": (0.0, 0.2, 0.4), "end_percent": (0.8, 1.0), "dense_blocks": ("", "0", "0-1")}

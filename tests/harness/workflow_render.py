@@ -8,7 +8,6 @@ from load_pack import ROOT
 from tiny_prompts import RECIPES
 
 WORKFLOWS = ROOT / "example_workflows"
-METHODS = {"SVG": "SVGAttention", "SVG2": "SVG2Attention"}
 # Which tiny checkpoint stands in for a file that the example workflows load.
 STAND_INS = {
     "wan2.1_t2v_14B_fp8_scaled.safetensors": "wan21_t2v",

@@ -8,9 +8,15 @@ import time
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from real_host import DEFAULTS, EVERYTHING, our_nodes, reports
+from real_host import EVERYTHING, METHODS, SMALL, our_nodes, reports
 
-METHODS = ["SVGAttention", "SVG2Attention"]
+# In the order in which stored workflows hold their values.
+WIDGETS = {
+    "SVGAttention": "sparsity start_percent end_percent dense_blocks min_tokens max_error sampled_rows "
+    "backend verbose preset dense_attention",
+    "SVG2Attention": "top_p start_percent end_percent q_clusters k_clusters min_keep tail kmeans_init_iters "
+    "kmeans_step_iters recluster_every dense_blocks min_tokens max_error backend verbose preset dense_attention",
+}
 # What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
 SOCKETS = {
     "SVGAttention": ["model"],
@@ -50,7 +56,7 @@ def test_values_out_of_range_are_refused(host, method, inputs):
 def test_the_last_node_wins(host, first, last):
     alone, _ = host.render("wan21_t2v", last)
     prompt = host.prompt("wan21_t2v", last)
-    prompt["first"] = {"class_type": first, "inputs": {**DEFAULTS[first], "model": ["model", 0], "start_percent": 0.5}}
+    prompt["first"] = {"class_type": first, "inputs": {**SMALL[first], "model": ["model", 0], "start_percent": 0.5}}
     prompt["svg_model"]["inputs"]["model"] = ["first", 0]
     result = host.server.queue(prompt)
     assert torch.equal(latent(result), alone)
@@ -126,9 +132,9 @@ def test_importing_the_pack_is_cheap(host):
 
 def test_inputs_have_tooltips_and_keep_their_order(host):
     info = host.server.object_info()
-    for method, defaults in DEFAULTS.items():
+    for method, order in WIDGETS.items():
         inputs = info[method]["input"]["required"] | info[method]["input"]["optional"]
-        assert list(inputs) == ["model", *defaults]
+        assert list(inputs) == ["model", *order.split()]
         assert all(options[1].get("tooltip") for options in inputs.values())
         assert info[method]["output_name"] == ["MODEL"]
 
@@ -140,7 +146,7 @@ def test_only_sockets_are_required(host):
     assert optional and all("default" in spec[1] for spec in optional)
 
 
-@pytest.mark.parametrize("method, named", [(METHODS[0], {"sparsity": 0.5}), (METHODS[1], {"top_p": 0.7})], ids=METHODS)
+@pytest.mark.parametrize("method, named", [("SVGAttention", {"sparsity": 0.5}), ("SVG2Attention", {"top_p": 0.7})], ids=METHODS)
 def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method, named):
     defaults = {name: spec[1]["default"] for name, spec in our_nodes(host)[method]["input"]["optional"].items()}
 
@@ -163,4 +169,4 @@ def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method,
 def test_only_nodes_that_patch_know_their_number(host):
     """To the host's cache a node that knows it is a new one under every other number, and is computed again."""
     hidden = {name: info["input"].get("hidden", {}) for name, info in our_nodes(host).items()}
-    assert {name for name, entries in hidden.items() if "unique_id" in entries} == set(METHODS)
+    assert {name for name, entries in hidden.items() if "unique_id" in entries} == METHODS.keys()

@@ -7,9 +7,7 @@ import re
 import pytest
 import torch
 from comfy_host import latent
-from real_host import FIRST_VERSION, reports
-
-METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
+from real_host import FIRST_VERSION, METHODS, reports
 
 
 @pytest.mark.parametrize("family", ["wan21_t2v", "wan21_i2v"])

@@ -7,10 +7,9 @@ import re
 import pytest
 import torch
 from comfy_host import latent
-from real_host import EVERYTHING, reports
+from real_host import EVERYTHING, METHODS, reports
 from tiny_checkpoints import FAMILIES
 
-METHODS = ["SVGAttention", "SVG2Attention"]
 # Attention that old hosts do not hand their options to.
 KEPT_FROM_OVERRIDES = {"wan_s2v"}
 LOADABLE = [name for name in FAMILIES if not name.endswith("_low")]

@@ -10,9 +10,7 @@ import torch
 from comfy_host import PromptError, latent
 from in_process import run_in_host
 from PIL import Image
-from real_host import DEFAULTS, Host, reports
-
-METHODS = list(DEFAULTS)
+from real_host import METHODS, Host, reports
 
 
 def with_report(host, method, report_on="svg_model", **inputs):

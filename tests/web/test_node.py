@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from workflow_render import METHODS, WORKFLOWS
+from real_host import METHODS
+from workflow_render import WORKFLOWS
 
 MISSING = re.compile("missing node|nodes are missing", re.IGNORECASE)
 UNKNOWN_NODES = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
@@ -46,7 +47,7 @@ def test_its_help_opens(comfy, node):
     comfy.page.get_by_text("kmeans_step_iters").first.wait_for(state="attached")
 
 
-@pytest.mark.parametrize("kind", METHODS.values())
+@pytest.mark.parametrize("kind", METHODS)
 def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     """In the order in which workflows keep their values, and all of them in the prompt."""
     node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
@@ -58,7 +59,7 @@ def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     assert prompt[node]["inputs"] == comfy("values", node)
 
 
-@pytest.mark.parametrize("kind", METHODS.values())
+@pytest.mark.parametrize("kind", METHODS)
 def test_a_preset_shows_its_numbers_and_a_change_makes_it_custom(comfy, kind):
     node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
     presets, before = presets_of(comfy, kind), comfy("values", node)
@@ -77,7 +78,7 @@ def test_a_preset_shows_its_numbers_and_a_change_makes_it_custom(comfy, kind):
 
 
 def test_every_preset_fits_the_widgets(comfy):
-    for kind in METHODS.values():
+    for kind in METHODS:
         node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
         for name, preset in presets_of(comfy, kind).items():
             comfy.evaluate(
@@ -153,7 +154,7 @@ def test_the_example_workflow_opens_whole(comfy, name):
     assert comfy.evaluate(UNKNOWN_NODES) == [] and comfy.evaluate("() => app.graph.nodes.length") == len(workflow["nodes"])
     assert not comfy.page.get_by_text(MISSING).count()
     for saved in workflow["nodes"]:
-        if saved["type"] in METHODS.values():
+        if saved["type"] in METHODS:
             assert list(comfy("values", saved["id"]).values()) == saved["widgets_values"]
 
 

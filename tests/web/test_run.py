@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from comfy_host import latent
+from real_host import METHODS
 
 NBSP = "\u00a0"
 STEPS = 6
@@ -55,7 +56,7 @@ def picture_of(comfy, outputs: dict, ids: dict) -> torch.Tensor:
     return latent(comfy.host.server.base_dir / "output" / entry["subfolder"] / entry["filename"])
 
 
-@pytest.mark.parametrize("kind", ["SVGAttention", "SVG2Attention"])
+@pytest.mark.parametrize("kind", METHODS)
 def test_the_panel_follows_a_run_to_its_end(comfy, build, kind):
     ids = build(kind)
     _, seen = run(comfy)
