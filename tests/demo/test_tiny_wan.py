@@ -7,7 +7,7 @@ import torch
 from moving_shapes import PROMPTS, clips, embed, to_latent
 from render import CHECKPOINT, LAYERS
 from safetensors.torch import load_file
-from tiny_checkpoints import wan
+from tiny_shapes import wan
 from tiny_wan import load, original_names, sample
 
 SIGMAS = (0.3, 0.6, 0.9)

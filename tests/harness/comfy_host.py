@@ -16,9 +16,8 @@ from pathlib import Path
 
 from host_env import find_hosts, host_version, prepare_host
 from run_result import PromptError, RunResult, describe_failure, describe_refusal, latent
-from workflow_prompt import to_prompt
 
-__all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host", "to_prompt"]
+__all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host"]
 
 HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes")
 ON_CPU = ("--cpu", "--use-pytorch-cross-attention")

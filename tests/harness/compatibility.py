@@ -10,30 +10,8 @@ import sys
 import pytest
 from load_pack import ROOT
 from real_host import METHODS, is_old
-from tiny_checkpoints import FAMILIES, FIRST_RELEASE
+from tiny_checkpoints import FAMILIES, parts
 
-NAMES = {
-    "wan21_t2v": "Wan 2.1 T2V",
-    "wan21_i2v": "Wan 2.1 I2V",
-    "wan22_t2v_high": "Wan 2.2 T2V A14B, both experts",
-    "wan22_i2v_high": "Wan 2.2 I2V A14B, both experts",
-    "wan22_5b": "Wan 2.2 TI2V 5B",
-    "wan_vace": "Wan VACE",
-    "wan_fun_control": "Wan Fun Control, with reference image",
-    "wan_phantom": "Wan Phantom",
-    "wan_s2v": "Wan 2.2 S2V",
-    "wan_humo": "Wan HuMo",
-    "wan_animate": "Wan 2.2 Animate",
-    "wan_scail": "Wan SCAIL",
-    "wan_bernini": "Wan Bernini",
-    "hunyuan_t2v": "HunyuanVideo T2V",
-    "hunyuan_i2v": "HunyuanVideo I2V",
-    "hunyuan_custom": "HunyuanVideo Custom",
-    "hunyuan15": "HunyuanVideo 1.5",
-    "cogvideox": "CogVideoX T2V",
-    "cogvideox_i2v": "CogVideoX I2V",
-    "kandinsky5": "Kandinsky 5",
-}
 REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}
 HEAD = """# Models and ComfyUI versions
 
@@ -60,7 +38,7 @@ class Cells:
             if is_old(version):
                 return
             reports = dict(report.user_properties).get("reports")
-            self.text[version, family, method] = _cell(reports) if reports else f"from {FIRST_RELEASE.get(family, '?')}"
+            self.text[version, family, method] = _cell(reports) if reports else f"from {FAMILIES[family].since}"
 
 
 def _cell(reports: list[dict]) -> str:
@@ -73,16 +51,17 @@ def main() -> int:
     """Runs the renders and writes the table; 1 if a render failed or a cell is empty."""
     cells = Cells()
     pytest.main(["-q", str(ROOT / "tests/host/test_render.py"), "-k", "test_every_family_samples"], plugins=[cells])
-    versions = sorted({version for version, _, _ in cells.text}, key=lambda text: [int(part) for part in text.split(".")])
+    versions = sorted({version for version, _, _ in cells.text}, key=parts)
     if not versions:
         print("no render to tell of: set COMFYUI_PATH to a ComfyUI")
         return 1
     columns = [(version, method) for version in versions for method in METHODS]
     lines = ["| model | " + " | ".join(f"{version} {METHODS[method]}" for version, method in columns) + " |"]
     lines.append("|---|" + "---|" * len(columns))
-    for family in (family for family in FAMILIES if not family.endswith("_low")):
-        found = [cells.text.get((version, family, method), "") for version, method in columns]
-        lines.append(f"| {NAMES[family]} | " + " | ".join(found) + " |")
+    for name, family in FAMILIES.items():
+        if family.title:
+            found = [cells.text.get((version, name, method), "") for version, method in columns]
+            lines.append(f"| {family.title} | " + " | ".join(found) + " |")
     (ROOT / "docs" / "compatibility.md").write_text(HEAD + "\n".join(lines) + "\n")
     empty = any(line.count("|  |") for line in lines)
     print(*cells.failed, sep="\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comfy_host import ComfyServer, host_version, latent
 from load_pack import ROOT
-from tiny_checkpoints import families_for, write_checkpoint
+from tiny_checkpoints import FAMILIES, families_for, parts, write_checkpoint
 from tiny_prompts import tiny_prompt
 
 # Inputs for models so small, where they are not the nodes' own defaults.
@@ -19,11 +19,10 @@ METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it ca
 HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
-# 5 latent frames of 8 x 12 tokens; a model with 16 px latents needs twice the size for as many.
+# 5 latent frames of 8 x 12 tokens.
 SIZE = {"width": 192, "height": 128, "frames": 17, "steps": 4, "cfg": 5.0}
 Patches = Sequence[tuple[str, dict]]
 FIRST_VERSION = "0.3.60"  # with the attention override
-LARGE_PIXELS = {"wan22_5b": 2, "hunyuan15": 1}
 
 
 class Host:
@@ -68,13 +67,8 @@ class Host:
                 link = [node, 0]
             return link
 
-        size = dict(SIZE)
-        if family in LARGE_PIXELS:
-            size |= {"width": 384, "height": 256} if family == "wan22_5b" else {"width": 192, "height": 128}
-        low = family.replace("_high", "_low")
-        pair = {"unet_low": f"{low}.safetensors"} if low != family else {}
-        options = {"unet": f"{family}.safetensors", **pair, **size, **(prompt_options or {})}
-        return tiny_prompt(family, model_patch=insert, **options)
+        large = {name: FAMILIES[family].large * SIZE[name] for name in ("width", "height")}
+        return tiny_prompt(family, model_patch=insert, **{**SIZE, **large, **(prompt_options or {})})
 
     def render(self, family: str, method: str | None = None, **kwargs):
         """(latent, result) of `prompt(...)`."""
@@ -90,8 +84,7 @@ def our_nodes(host: Host) -> dict[str, dict]:
 
 def is_old(version: str) -> bool:
     """Whether a ComfyUI of this version has no attention override: the nodes then change nothing."""
-    first, this = ([int(part) for part in text.split(".")[:3]] for text in (FIRST_VERSION, version))
-    return this < first
+    return parts(version) < parts(FIRST_VERSION)
 
 
 def reports(result) -> list[dict]:

@@ -1,13 +1,16 @@
-"""An example workflow as it stands, less its downloads: tiny random models, few steps, a small video."""
+"""Example workflows as prompts: as the page would send them, and less their downloads: tiny models, few steps, small videos."""
 
 from __future__ import annotations
 
 import copy
 
 from load_pack import ROOT
-from tiny_prompts import RECIPES
+from tiny_checkpoints import FAMILIES
 
 WORKFLOWS = ROOT / "example_workflows"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+NOTES = {"Note", "MarkdownNote"}
+BYPASSED = 4
 # Which tiny checkpoint stands in for a file that the example workflows load.
 STAND_INS = {
     "wan2.1_t2v_14B_fp8_scaled.safetensors": "wan21_t2v",
@@ -19,6 +22,46 @@ TEXT_TOKENS = 12
 STEP_INPUTS = ("steps", "start_at_step", "end_at_step")
 SEED_INPUTS = ("seed", "noise_seed")
 CLUSTER_INPUTS = ("q_clusters", "k_clusters")
+
+
+def to_prompt(workflow: dict, object_info: dict) -> dict:
+    """API prompt `{id: {"class_type", "inputs"}}` of a workflow as the page saves it (version 0.4, no subgraphs).
+
+    A bypassed node hands on its first input of the output's type. What a workflow does not hold gets its default.
+
+    Args:
+        object_info: the server's /object_info, for the names and the order of the widgets.
+    """
+    nodes = {node["id"]: node for node in workflow["nodes"] if node["type"] not in NOTES}
+    origins = {link: origin for link, *origin in workflow["links"]}
+
+    def source(link: int) -> list:
+        node_id, slot, *_ = origins[link]
+        node = nodes[node_id]
+        if node["mode"] != BYPASSED:
+            return [str(node_id), slot]
+        kind = node["outputs"][slot]["type"]
+        return source(next(entry["link"] for entry in node["inputs"] if entry["type"] == kind))
+
+    prompt = {}
+    for node in (node for node in nodes.values() if node["mode"] != BYPASSED):
+        links = {entry["name"]: source(entry["link"]) for entry in node["inputs"] if entry["link"] is not None}
+        values = _widget_values(node, object_info[node["type"]]["input"])
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": values | links}
+    return prompt
+
+
+def _widget_values(node: dict, schema: dict) -> dict:
+    """Widget name -> value, in the page's order."""
+    saved, values = iter(node["widgets_values"]), {}
+    for name, (kind, *rest) in (schema.get("required", {}) | schema.get("optional", {})).items():
+        options = rest[0] if rest else {}
+        if (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput"):
+            value = next(saved, options.get("default"))
+            values |= {} if value is None else {name: value}
+            if name in SEED_INPUTS:
+                next(saved, None)  # the page keeps what it does with a seed after each run
+    return values
 
 
 def tiny_version(prompt: dict, *, steps: int, width: int, height: int, frames: int, seed: int = 0) -> dict:
@@ -55,28 +98,6 @@ def tiny_version(prompt: dict, *, steps: int, width: int, height: int, frames: i
     return _needed_for("save", prompt)
 
 
-def with_method(prompt: dict, method: str | None, object_info: dict) -> dict:
-    """A copy of a prompt whose sparse attention nodes are of another kind, or gone.
-
-    Args:
-        method: "SVGAttention" or "SVG2Attention": nodes of the other kind are replaced by it, set to its defaults;
-            None: they are taken out, so that the model runs dense.
-        object_info: the server's /object_info.
-    """
-    prompt = copy.deepcopy(prompt)
-    ours = {node_id: node for node_id, node in prompt.items() if node["class_type"] in METHODS.values()}
-    for node_id, node in ours.items():
-        model = node["inputs"]["model"]
-        if method is None:
-            del prompt[node_id]
-            for other in prompt.values():
-                other["inputs"] = {name: model if value == [node_id, 0] else value for name, value in other["inputs"].items()}
-        elif node["class_type"] != method:
-            defaults = {name: spec[1]["default"] for name, spec in object_info[method]["input"]["optional"].items()}
-            prompt[node_id] = {"class_type": method, "inputs": {"model": model, **defaults}}
-    return prompt
-
-
 def _load_stand_ins(prompt: dict) -> list[str]:
     """Points the model loaders at tiny checkpoints; returns the families of these."""
     loaders = _inputs_of(prompt, "UNETLoader")
@@ -90,7 +111,7 @@ def _stand_in_for_text(prompt: dict, family: str) -> None:
     """Replaces the text encoding nodes by random embeddings, each its own."""
     for index, node in enumerate(node for node in prompt.values() if node["class_type"] == "CLIPTextEncode"):
         node["class_type"] = "SVGDemoConditioning"
-        node["inputs"] = {"tokens": TEXT_TOKENS, "seed": 1000 + index, **RECIPES[family].conditioning}
+        node["inputs"] = {"tokens": TEXT_TOKENS, "seed": 1000 + index, **FAMILIES[family].conditioning}
 
 
 def _inputs_of(prompt: dict, *class_types: str) -> list[dict]:
