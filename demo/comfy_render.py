@@ -11,6 +11,7 @@ from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, ROOT, Method, Progress
 
 # isort: split
 from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
+from tiny_prompts import node
 from tiny_wan import SHIFT
 
 PACKS = (ROOT, ROOT / "tests" / "harness" / "helper_nodes")
@@ -21,20 +22,20 @@ def prompt_of(scene: Scene, method: Method) -> dict:
     """The API prompt: loader, method, shift, sampler, latent."""
     cells = scene.pixels // CELL
     prompt = {
-        "model": _node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
-        "shift": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
-        "timed": _node("SVGDemoTimeAttention", model=["shift", 0]),
-        "text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
-        "no_text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
-        "noise": _node("SVGDemoLatent", channels=16, frames=scene.frames, height=cells, width=cells, batch=1),
-        "save": _node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
+        "model": node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
+        "shift": node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
+        "timed": node("SVGDemoTimeAttention", model=["shift", 0]),
+        "text": node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
+        "no_text": node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
+        "noise": node("SVGDemoLatent", channels=16, frames=scene.frames, height=cells, width=cells, batch=1),
+        "save": node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
     }
     if method.node:
-        prompt["sparse"] = _node(method.node, model=["shift", 0], **method.schedule, **method.inputs)
+        prompt["sparse"] = node(method.node, model=["shift", 0], **method.schedule, **method.inputs)
         prompt["timed"]["inputs"]["model"] = ["sparse", 0]
     sampling = {"steps": scene.steps, "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["timed", 0], "positive": ["text", 0], "negative": ["no_text", 0], "latent_image": ["noise", 0]}
-    prompt["sampler"] = _node("KSampler", seed=scene.seed, **sampling, **links)
+    prompt["sampler"] = node("KSampler", seed=scene.seed, **sampling, **links)
     return prompt
 
 
@@ -76,7 +77,3 @@ def install_checkpoint(base_dir: Path) -> None:
 
 def _event(result: RunResult, kind: str) -> dict | None:
     return next((data for name, data in result.events if name == kind), None)
-
-
-def _node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}

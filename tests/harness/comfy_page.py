@@ -17,16 +17,8 @@ from playwright.sync_api import sync_playwright
 from real_host import Host
 
 HELPERS = Path(__file__).with_name("page_helpers.js").read_text()
-EMPTY = {
-    "last_node_id": 0,
-    "last_link_id": 0,
-    "nodes": [],
-    "links": [],
-    "groups": [],
-    "config": {},
-    "extra": {},
-    "version": 0.4,
-}
+NOTHING = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
+EMPTY = {"last_node_id": 0, "last_link_id": 0, "version": 0.4, **NOTHING}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
@@ -95,12 +87,12 @@ class ComfyPage:
         """Loads the page anew, with the tests' settings, and waits until it can be used."""
         self.set(**SETTINGS, **{"Comfy.VueNodes.Enabled": self.vue})
         self.page.goto(self.host.server.url)
-        self.page.wait_for_function(READY, timeout=120_000)
+        self._wait_until_ready()
 
     def reload(self) -> None:
         """As a person does with F5."""
         self.page.reload()
-        self.page.wait_for_function(READY, timeout=120_000)
+        self._wait_until_ready()
 
     def set(self, **settings) -> None:
         """Writes settings on the server; the page reads them when it is opened."""
@@ -119,17 +111,13 @@ class ComfyPage:
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         self.settle()
 
-    def __call__(self, function: str, *args, **named):
+    def __call__(self, function: str, *args):
         """Result of a function of page_helpers.js."""
-        return self.page.evaluate(f"args => tests.{function}(...args)", list(args), **named)
+        return self.page.evaluate(f"args => tests.{function}(...args)", list(args))
 
     def evaluate(self, script: str, argument=None):
         """Result of a script in the page."""
         return self.page.evaluate(script, argument)
-
-    def close_dialogs(self) -> None:
-        """What a test may have left open."""
-        self.page.keyboard.press("Escape")
 
     def settle(self) -> None:
         """Waits until what was changed is drawn."""
@@ -141,16 +129,14 @@ class ComfyPage:
 
     def select(self, node_id: str) -> None:
         """A click on the node's title, in the middle of the window."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         box = self("box", node_id)
         self.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 15)
         self.page.wait_for_function("id => tests.node(id).selected", arg=node_id)
 
     def choose(self, node_id: str, widget: str, option: str) -> None:
         """Picks from a combo by hand."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         if self.vue:
             self.page.locator(f'[data-node-id="{node_id}"] [role=combobox][aria-label="{widget}"]').click()
             self.page.get_by_role("option", name=option, exact=True).click()
@@ -161,8 +147,7 @@ class ComfyPage:
 
     def enter(self, node_id: str, widget: str, value: float) -> None:
         """Types a number by hand."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         if self.vue:
             box = self.page.locator(f'[data-node-id="{node_id}"] [aria-label="{widget}"]').bounding_box()
             self.page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -176,13 +161,23 @@ class ComfyPage:
             self.page.keyboard.press("Enter")
         self.settle()
 
-    def panel(self, node_id: str):
-        """The panel under a node, as text; None where there is none."""
-        return self("panelText", node_id)
+    def add(self, kind: str, **inputs) -> str:
+        """Id of a new node, in the middle of the window."""
+        (node,) = self("build", {"new": {"class_type": kind, "inputs": inputs}}).values()
+        self("centre", node)
+        return node
 
-    def wait_for_panel(self, node_id: str, text: str) -> None:
+    def panel(self, node_id: str) -> list[str] | None:
+        """The lines of the panel under a node; None where there is none."""
+        return self("panel", node_id)
+
+    def wait_for_panel(self, node_id: str, lines: list[str]) -> None:
         """Until the panel under a node shows this and nothing else."""
-        self.page.wait_for_function("([id, text]) => tests.panelText(id) === text", arg=[node_id, text])
+        self.page.wait_for_function("([id, lines]) => String(tests.panel(id)) === String(lines)", arg=[node_id, lines])
+
+    def saved(self) -> dict:
+        """The workflow as it would be saved."""
+        return self.page.evaluate("() => app.graph.serialize()")
 
     def picture(self, name: str, node_id: str, scale: float = 1) -> Path:
         """Saves what a node looks like."""
@@ -196,6 +191,13 @@ class ComfyPage:
         clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
         self.page.screenshot(path=path, clip=clip)
         return path
+
+    def _bring(self, node_id: str) -> None:
+        self("centre", node_id)
+        self.settle()
+
+    def _wait_until_ready(self) -> None:
+        self.page.wait_for_function(READY, timeout=120_000)
 
     def _error(self, text: str) -> None:
         if not KNOWN_NOISE.search(text):

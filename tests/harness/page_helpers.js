@@ -40,10 +40,20 @@ window.tests = {
     return Object.fromEntries(widgets.map((widget) => [widget.name, widget.value]));
   },
 
-  /** What the panel under a node shows; null without one. */
-  panelText(id) {
-    const element = tests.node(id).widgets.find((widget) => widget.type === "sparse_videogen_panel")?.element;
-    return element?.checkVisibility() ? element.innerText : null;
+  /** The lines of text on an element. */
+  lines(element) {
+    return element.innerText.replaceAll("\u00a0", " ").split("\n").filter((line) => line.trim());
+  },
+
+  /** The element of the panel under a node. */
+  panelElement(id) {
+    return tests.node(id).widgets.find((widget) => widget.type === "sparse_videogen_panel")?.element;
+  },
+
+  /** The lines that the panel under a node shows; null without one. */
+  panel(id) {
+    const element = tests.panelElement(id);
+    return element?.checkVisibility() ? tests.lines(element) : null;
   },
 
   /** Queues the graph and waits for its end: [event, detail] of it and the outputs of its nodes. */

@@ -8,7 +8,7 @@ from pathlib import Path
 from comfy_host import ComfyServer, host_version, latent
 from load_pack import ROOT
 from tiny_checkpoints import FAMILIES, families_for, parts, write_checkpoint
-from tiny_prompts import tiny_prompt
+from tiny_prompts import node, tiny_prompt
 
 # Inputs for models so small, where they are not the nodes' own defaults.
 SMALL = {
@@ -62,9 +62,9 @@ class Host:
         def insert(prompt: dict, link: list) -> list:
             loader = link[0]
             for i, (class_type, values) in enumerate([*before, *ours, *after]):
-                node = f"svg_{loader}" if class_type == method else f"patch_{i}_{loader}"
-                prompt[node] = {"class_type": class_type, "inputs": {"model": link, **values}}
-                link = [node, 0]
+                name = f"svg_{loader}" if class_type == method else f"patch_{i}_{loader}"
+                prompt[name] = node(class_type, model=link, **values)
+                link = [name, 0]
             return link
 
         large = {name: FAMILIES[family].large * SIZE[name] for name in ("width", "height")}

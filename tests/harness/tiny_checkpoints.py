@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 # deviation 2, sharp enough that leaving keys out shows; the gates and the projections after attention are
 # large enough that it counts.
 SHARP = ("norm_q.", "norm_k.", "q_norm.", "k_norm.", "norm_k_img.", "query_norm.", "key_norm.")
-CONSTANTS = dict.fromkeys(SHARP, 1.4)
 SPREADS = {
     ".bias": 0.02,
     "modulation": 0.4,
@@ -171,8 +170,7 @@ def write_lora(file: Path, rank: int = 4, layers: int = 3) -> None:
 def _fill(key: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:
     """Weights that keep activations near unit variance."""
     if len(shape) == 1 and key.endswith(".weight"):
-        constant = next((value for part, value in CONSTANTS.items() if part in key), 1.0)
-        return torch.full(shape, constant, dtype=torch.float16)
+        return torch.full(shape, 1.4 if any(part in key for part in SHARP) else 1.0, dtype=torch.float16)
     spread = next((value for part, value in SPREADS.items() if part in key), 1.0)
     if key.endswith(".weight"):
         spread /= math.sqrt(math.prod(shape[1:]))

@@ -35,41 +35,41 @@ def tiny_prompt(
     recipe = FAMILIES[family]
     cells = {"height": height // recipe.downscale, "width": width // recipe.downscale}
     latent_frames = (frames - 1) // 4 + 1
-    prompt = {"latent": _node("SVGDemoLatent", channels=recipe.channels, frames=latent_frames, batch=batch, **cells)}
+    prompt = {"latent": node("SVGDemoLatent", channels=recipe.channels, frames=latent_frames, batch=batch, **cells)}
     lengths = {"positive": text_tokens, "negative": text_tokens if negative_tokens is None else negative_tokens}
     conditioning = {}
     for offset, (name, tokens) in enumerate(lengths.items()):
-        prompt[name] = _node("SVGDemoConditioning", tokens=tokens, seed=1000 + offset, **recipe.conditioning)
+        prompt[name] = node("SVGDemoConditioning", tokens=tokens, seed=1000 + offset, **recipe.conditioning)
         conditioning[name] = [name, 0]
         if recipe.reference:
-            prompt[f"{name}_reference"] = _node("ReferenceLatent", conditioning=[name, 0], latent=["reference", 0])
+            prompt[f"{name}_reference"] = node("ReferenceLatent", conditioning=[name, 0], latent=["reference", 0])
             conditioning[name] = [f"{name}_reference", 0]
         tensors = recipe.tensors if name == "positive" or recipe.for_negative else {}
         for number, (key, shape) in enumerate(tensors.items()):
             sizes = ",".join(str(size) for size in shape(latent_frames, *cells.values()))
             tensor = {"key": key, "shape": sizes, "seed": 2000 + number, "as_list": key in LISTS}
-            prompt[f"{name}_{key}"] = _node("SVGDemoConditioningTensor", conditioning=conditioning[name], **tensor)
+            prompt[f"{name}_{key}"] = node("SVGDemoConditioningTensor", conditioning=conditioning[name], **tensor)
             conditioning[name] = [f"{name}_{key}", 0]
     if recipe.reference:
-        prompt["reference"] = _node("SVGDemoLatent", channels=recipe.channels, frames=1, batch=1, **cells)
+        prompt["reference"] = node("SVGDemoLatent", channels=recipe.channels, frames=1, batch=1, **cells)
 
-    def load(node_id: str, name: str) -> list:
-        prompt[node_id] = _node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")
-        return model_patch(prompt, [node_id, 0]) if model_patch else [node_id, 0]
+    def load(loader: str, name: str) -> list:
+        prompt[loader] = node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")
+        return model_patch(prompt, [loader, 0]) if model_patch else [loader, 0]
 
     common = {"steps": steps, "cfg": cfg, "sampler_name": "euler", "scheduler": "simple", **conditioning}
     model, low = load("model", family), family.replace("_high", "_low")
     if low == family:
-        prompt["sampler"] = _node("KSampler", model=model, latent_image=["latent", 0], seed=seed, denoise=1.0, **common)
+        prompt["sampler"] = node("KSampler", model=model, latent_image=["latent", 0], seed=seed, denoise=1.0, **common)
     else:
         half = steps // 2
         common["noise_seed"] = seed
         first_half = {"start_at_step": 0, "end_at_step": half, "latent_image": ["latent", 0]}
         second_half = {"start_at_step": half, "end_at_step": steps, "latent_image": ["sampler_high", 0]}
-        prompt["sampler_high"] = _node(
+        prompt["sampler_high"] = node(
             "KSamplerAdvanced", model=model, add_noise="enable", return_with_leftover_noise="enable", **first_half, **common
         )
-        prompt["sampler"] = _node(
+        prompt["sampler"] = node(
             "KSamplerAdvanced",
             model=load("model_low", low),
             add_noise="disable",
@@ -77,9 +77,10 @@ def tiny_prompt(
             **second_half,
             **common,
         )
-    prompt["save"] = _node("SaveLatent", samples=["sampler", 0], filename_prefix=f"latents/{family}")
+    prompt["save"] = node("SaveLatent", samples=["sampler", 0], filename_prefix=f"latents/{family}")
     return prompt
 
 
-def _node(class_type: str, **inputs) -> dict:
+def node(class_type: str, **inputs) -> dict:
+    """A node of a prompt."""
     return {"class_type": class_type, "inputs": inputs}

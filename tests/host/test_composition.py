@@ -14,6 +14,7 @@ import torch
 from comfy_host import latent
 from real_host import EVERYTHING, METHODS, reports
 from tiny_checkpoints import write_lora
+from tiny_prompts import node
 
 ALL_STEPS = {"start_percent": 0.0, "dense_blocks": ""}
 SAMPLERS = ["heun", "dpmpp_2s_ancestral", "dpmpp_2m", "uni_pc", "er_sde", "res_multistep", "lcm"]
@@ -51,9 +52,9 @@ def assert_as_without_it(host, family, method, *, prompt_options=None, change=la
     return reports(result)
 
 
-def with_sampler(name, **inputs):
+def changed(name, **inputs):
     def change(prompt):
-        prompt["sampler"]["inputs"] |= {"sampler_name": name, **inputs}
+        prompt[name]["inputs"] |= inputs
         return prompt
 
     return change
@@ -61,16 +62,15 @@ def with_sampler(name, **inputs):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers(host, sampler):
-    (report,) = assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=with_sampler(sampler))
+    (report,) = assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=changed("sampler", sampler_name=sampler))
     assert report["dense_reasons"].keys() == {"start_percent", "dense_blocks"}
 
 
 @pytest.mark.parametrize("steps", [4, 8])
 def test_distilled_schedules(host, steps):
     """Few steps at cfg 1: 20 % of a shifted schedule is the first of four, the first two of eight."""
-    (report,) = assert_as_without_it(
-        host, "wan21_t2v", "SVG2Attention", prompt_options={"steps": steps, "cfg": 1.0}, change=with_sampler("lcm")
-    )
+    options, lcm = {"steps": steps, "cfg": 1.0}, changed("sampler", sampler_name="lcm")
+    (report,) = assert_as_without_it(host, "wan21_t2v", "SVG2Attention", prompt_options=options, change=lcm)
     assert report["calls"] == 3 * steps and report["dense_reasons"]["start_percent"] == 2 * steps // 4
 
 
@@ -125,7 +125,7 @@ def test_attention_of_another_kind_as_long_as_the_videos_stays_the_models(host, 
 def test_unsampling_numbers_its_steps_as_they_come(host):
     def change(prompt):
         prompt = custom_sampling("CFGGuider")(prompt)
-        prompt["flip"] = {"class_type": "FlipSigmas", "inputs": {"sigmas": ["sigmas", 0]}}
+        prompt["flip"] = node("FlipSigmas", sigmas=["sigmas", 0])
         prompt["sampler"]["inputs"]["sigmas"] = ["flip", 0]
         return prompt
 
@@ -149,17 +149,13 @@ def custom_sampling(guider: str, **guider_inputs):
 
     def change(prompt):
         old = prompt["sampler"]["inputs"]
-        model = old["model"]
-        inputs = {"model": model, "positive": old["positive"], "negative": old["negative"], "cfg": old["cfg"]}
-        prompt["guider"] = {"class_type": guider, "inputs": inputs | guider_inputs}
-        prompt["sigmas"] = {
-            "class_type": "BasicScheduler",
-            "inputs": {"model": model, "scheduler": "simple", "steps": old["steps"], "denoise": 1.0},
-        }
-        prompt["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": 5}}
-        prompt["kind"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+        model, cond = {"model": old["model"]}, {name: old[name] for name in ("positive", "negative", "cfg")}
+        prompt["guider"] = node(guider, **model, **cond, **guider_inputs)
+        prompt["sigmas"] = node("BasicScheduler", **model, scheduler="simple", steps=old["steps"], denoise=1.0)
+        prompt["noise"] = node("RandomNoise", noise_seed=5)
+        prompt["kind"] = node("KSamplerSelect", sampler_name="euler")
         links = {"noise": "noise", "guider": "guider", "sampler": "kind", "sigmas": "sigmas", "latent_image": "latent"}
-        prompt["sampler"] = {"class_type": "SamplerCustomAdvanced", "inputs": {name: [node, 0] for name, node in links.items()}}
+        prompt["sampler"] = node("SamplerCustomAdvanced", **{name: [source, 0] for name, source in links.items()})
         return prompt
 
     return change
@@ -167,7 +163,7 @@ def custom_sampling(guider: str, **guider_inputs):
 
 def test_three_conditionings(host):
     def change(prompt):
-        prompt["empty"] = {**prompt["negative"], "inputs": {**prompt["negative"]["inputs"], "seed": 77}}
+        prompt["empty"] = node("SVGDemoConditioning", **prompt["negative"]["inputs"] | {"seed": 77})
         return custom_sampling("PerpNegGuider", empty_conditioning=["empty", 0], neg_scale=1.0)(prompt)
 
     assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=change)
@@ -177,8 +173,8 @@ def test_a_second_sampler_goes_back_to_noise(host):
     """A restart: the first sampler's result, half noised again, and a run of its own."""
 
     def change(prompt):
-        again = {**prompt["sampler"]["inputs"], "latent_image": ["sampler", 0], "denoise": 0.5, "seed": 9}
-        prompt["again"] = {"class_type": "KSampler", "inputs": again}
+        again = {"latent_image": ["sampler", 0], "denoise": 0.5, "seed": 9}
+        prompt["again"] = node("KSampler", **prompt["sampler"]["inputs"] | again)
         prompt["save"]["inputs"]["samples"] = ["again", 0]
         return prompt
 
@@ -187,11 +183,7 @@ def test_a_second_sampler_goes_back_to_noise(host):
 
 
 def test_fp8_weights(host):
-    def change(prompt):
-        prompt["model"]["inputs"]["weight_dtype"] = "fp8_e4m3fn"
-        return prompt
-
-    assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=change)
+    assert_as_without_it(host, "wan21_t2v", "SVG2Attention", change=changed("model", weight_dtype="fp8_e4m3fn"))
 
 
 OTHER = ("SVGTestOtherOverride", {})
@@ -230,18 +222,14 @@ def test_an_override_removed_in_mid_run_is_put_back(host, method):
 
 
 def test_two_branches_with_their_own_settings(host):
-    expected = {method: host.render("wan21_t2v", method)[0] for method in METHODS}
-    prompt = host.prompt("wan21_t2v", METHODS[0])
-    other = host.prompt("wan21_t2v", METHODS[1])
-    for node in ("svg_model", "sampler", "save"):
-        inputs = {
-            name: ["b_" + v[0], 0] if v in (["svg_model", 0], ["sampler", 0]) else v
-            for name, v in other[node]["inputs"].items()
-        }
-        prompt[f"b_{node}"] = {**other[node], "inputs": inputs}
+    expected = [host.render("wan21_t2v", method)[0] for method in METHODS]
+    prompt, other = (host.prompt("wan21_t2v", method) for method in METHODS)
+    for name in ("svg_model", "sampler", "save"):
+        inputs = other[name]["inputs"]
+        links = {key: [f"b_{v[0]}", 0] for key, v in inputs.items() if v in (["svg_model", 0], ["sampler", 0])}
+        prompt[f"b_{name}"] = {**other[name], "inputs": {**inputs, **links}}
     result = host.server.queue(prompt)
-    assert torch.equal(latent(result), expected[METHODS[0]])
-    assert torch.equal(latent(result, node="b_save"), expected[METHODS[1]])
+    assert torch.equal(latent(result), expected[0]) and torch.equal(latent(result, node="b_save"), expected[1])
     assert {report["node"] for report in reports(result)} == {"svg_model", "b_svg_model"}
 
 

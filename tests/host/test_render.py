@@ -9,6 +9,7 @@ import torch
 from comfy_host import latent
 from real_host import EVERYTHING, METHODS, reports
 from tiny_checkpoints import FAMILIES
+from tiny_prompts import node
 
 # Attention that old hosts do not hand their options to.
 KEPT_FROM_OVERRIDES = {"wan_s2v"}
@@ -71,9 +72,8 @@ def test_two_equal_prompts_give_equal_latents(host, family, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_unpatched_branch_never_notices(host, control, method):
     prompt = host.prompt("wan21_t2v", method)
-    plain = host.prompt("wan21_t2v")
-    prompt["sampler_plain"] = {**plain["sampler"], "inputs": {**plain["sampler"]["inputs"], "model": ["model", 0]}}
-    prompt["save_plain"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sampler_plain", 0], "filename_prefix": "plain"}}
+    prompt["sampler_plain"] = node("KSampler", **prompt["sampler"]["inputs"] | {"model": ["model", 0]})
+    prompt["save_plain"] = node("SaveLatent", samples=["sampler_plain", 0], filename_prefix="plain")
     result = host.server.queue(prompt)
     assert torch.equal(latent(result, node="save_plain"), control("wan21_t2v"))
     assert not torch.equal(latent(result), control("wan21_t2v"))
@@ -84,7 +84,7 @@ def test_the_global_random_state_is_untouched(host, method):
     states = []
     for which in (None, method):
         prompt = host.prompt("wan21_t2v", which)
-        prompt["state"] = {"class_type": "SVGDemoRandomState", "inputs": {"samples": ["sampler", 0]}}
+        prompt["state"] = node("SVGDemoRandomState", samples=["sampler", 0])
         prompt["save"]["inputs"]["samples"] = ["state", 0]
         states.append(host.server.queue(prompt).outputs["state"]["text"])
     assert states[0] == states[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-NBSP = "\u00a0"
 LAYERS, STEPS = 5, 10
 EXPLANATION = "sparse from 20% of the schedule on"
 
@@ -58,9 +57,7 @@ def report(node: str, run: int = 1, **changes) -> dict:
 @pytest.fixture
 def node(comfy):
     """Id of an SVG2 node that stands in view."""
-    (node,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
-    comfy("centre", node)
-    return node
+    return comfy.add("SVG2Attention")
 
 
 def cells(comfy) -> list:
@@ -75,29 +72,25 @@ def cells(comfy) -> list:
     )
 
 
-def lines(comfy, node) -> list[str]:
-    return [line.replace(NBSP, " ") for line in (comfy.panel(node) or "").split("\n") if line.strip()]
-
-
 def test_no_panel_before_a_run(comfy, node):
     assert comfy.panel(node) is None
 
 
 def test_a_step_in_words(comfy, node):
     comfy("send", "step", step(node, 0))
-    assert lines(comfy, node)[0] == "Step 1 of 10, dense"
-    assert lines(comfy, node)[-1] == f"start_percent: {EXPLANATION}"
+    assert comfy.panel(node)[0] == "Step 1 of 10, dense"
+    assert comfy.panel(node)[-1] == f"start_percent: {EXPLANATION}"
     comfy("send", "step", step(node, 6))
-    assert lines(comfy, node)[:2] == ["Step 7 of 10, sparse, density 0.31, error 3.1 %", "20 % of key clusters kept"]
+    assert comfy.panel(node)[:2] == ["Step 7 of 10, sparse, density 0.31, error 3.1 %", "20 % of key clusters kept"]
     svg = {"method": "SVG", "kept": None, "temporal": 0.4, "dense_heads": 0.048, "steps": None}
     comfy("send", "step", step(node, 7, **svg))
-    assert lines(comfy, node)[0].startswith("Step 8, sparse")
-    assert lines(comfy, node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
+    assert comfy.panel(node)[0].startswith("Step 8, sparse")
+    assert comfy.panel(node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
 
 
 def test_a_run_in_words(comfy, node):
     comfy("send", "run", report(node))
-    first, shares, *_, start, blocks = lines(comfy, node)
+    first, shares, *_, start, blocks = comfy.panel(node)
     assert first == "32 of 50 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work"
     assert shares == "20 % of key clusters kept"
     assert (start, blocks) == (f"start_percent: {EXPLANATION} (10 calls)", "dense_blocks: block 0 (8 calls)")
@@ -115,7 +108,7 @@ def test_what_went_wrong_is_said(comfy, node):
             kernel_failures=dict.fromkeys(("assign (9.0, bfloat16)", "select (9.0, float32)"), "RuntimeError: no ptxas"),
         ),
     )
-    said = lines(comfy, node)
+    said = comfy.panel(node)
     assert "NaN or infinity in 1 sparse call, in dense attention too: the model's q, k or v brought it" in said
     assert "NaN or infinity in 2 sparse calls where dense attention has none: please report this fault" in said
     sparse = "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them and seems to be sparse"
@@ -127,8 +120,8 @@ def test_a_run_that_stayed_dense(comfy, node):
     nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept": None, "dense_heads": None}
     reasons = {"dense_reasons": {"min_tokens": 50}, "explanations": {"min_tokens": "480 tokens, fewer than 8192"}}
     comfy("send", "run", report(node, work=1.0, steps=[], **nothing, **reasons))
-    assert lines(comfy, node)[0] == "All 50 calls dense"
-    assert lines(comfy, node)[-1] == "min_tokens: 480 tokens, fewer than 8192 (50 calls)"
+    assert comfy.panel(node)[0] == "All 50 calls dense"
+    assert comfy.panel(node)[-1] == "min_tokens: 480 tokens, fewer than 8192 (50 calls)"
 
 
 def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):
@@ -156,13 +149,13 @@ def test_the_report_draws_the_whole_map(comfy, node):
 def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, node):
     comfy("send", "run", report(node))
     comfy("send", "step", step(node, 0, run=2))
-    assert lines(comfy, node)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
+    assert comfy.panel(node)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
     comfy("send", "step", step(node, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
     assert len(cells(comfy)) == LAYERS and cells(comfy)[0][0][3] == 255
     # A server that was started anew counts from 1 again.
     comfy("send", "run", report(node, run=2))
     comfy("send", "step", step(node, 0, run=2))
-    assert lines(comfy, node)[0].startswith("Step 1 of 10")
+    assert comfy.panel(node)[0].startswith("Step 1 of 10")
 
 
 def test_the_pointer_reads_the_map(comfy, node):
@@ -177,9 +170,9 @@ def test_the_pointer_reads_the_map(comfy, node):
     }.items():
         place = {"x": (column + 0.5) / STEPS * box["width"], "y": (layer + 0.5) / LAYERS * box["height"]}
         chart.hover(position=place)
-        assert text in lines(comfy, node)
+        assert text in comfy.panel(node)
     comfy.page.mouse.move(5, 5)
-    assert not any(line.startswith("layer ") for line in lines(comfy, node))
+    assert not any(line.startswith("layer ") for line in comfy.panel(node))
 
 
 def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
@@ -200,7 +193,7 @@ def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
 
 def test_the_setting_takes_the_panel_away(comfy, node):
     comfy("send", "run", report(node))
-    shown = lines(comfy, node)
+    shown = comfy.panel(node)
     switch = "on => app.extensionManager.setting.set('SparseVideoGen.ShowPanel', on)"
     comfy.evaluate(switch, False)
     try:
@@ -210,27 +203,25 @@ def test_the_setting_takes_the_panel_away(comfy, node):
     finally:
         comfy.evaluate(switch, True)
     comfy.page.wait_for_selector(".sparse-videogen-panel")
-    assert lines(comfy, node)[0].startswith("Step 4 of 10") and shown
+    assert comfy.panel(node)[0].startswith("Step 4 of 10") and shown
 
 
 def test_the_workflow_is_saved_without_it(comfy, node):
-    saved = "() => app.graph.serialize().nodes[0]"
-    before = comfy.evaluate(saved)
+    (before,) = comfy.saved()["nodes"]
     comfy("send", "run", report(node))
     comfy.settle()
-    after = comfy.evaluate(saved)
-    assert not any(
-        "panel" in name for name in comfy.evaluate("async id => (await app.graphToPrompt()).output[id].inputs", node)
-    )
+    (after,) = comfy.saved()["nodes"]
+    inputs = comfy.evaluate("async id => (await app.graphToPrompt()).output[id].inputs", node)
+    assert not any("panel" in name for name in inputs)
     assert after["widgets_values"] == before["widgets_values"] and after["size"] == pytest.approx(before["size"], abs=1)
 
 
 def test_it_is_there_again_when_the_graph_is_made_anew(comfy, node):
     """As undo and a change of workflow do; another workflow's node of the same id has none."""
     comfy("send", "run", report(node))
-    workflow, shown = comfy.evaluate("() => app.graph.serialize()"), comfy.panel(node)
+    workflow, shown = comfy.saved(), comfy.panel(node)
     comfy.clear()
-    (other,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
+    other = comfy.add("SVG2Attention")
     assert other == node and comfy.panel(other) is None
     comfy.load(workflow)
     comfy.wait_for_panel(node, shown)
