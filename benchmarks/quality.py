@@ -20,10 +20,10 @@ from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harn
 
 # isort: split
 import tiny_wan
-from baselines import Blocks
 from moving_shapes import PROMPTS
+from quality_heads import curves
 from render import Scene
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
+from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
 from torch import Tensor
 from video_quality import psnr, ssim
 
@@ -32,18 +32,7 @@ COLUMNS = ("provider", "setting", "start_percent", "density", "computed", "psnr"
 # as there (76) would be 17: too few to choose from, so they are smaller.
 TILE = (64, 32)
 SVG2 = SVG2Config(q_clusters=12, k_clusters=96, kmeans_init_iters=10, min_keep=0.02)
-TOP_P = (0.3, 0.5, 0.7, 0.9)
-DENSITIES = (0.1, 0.2, 0.4)
-PAPER = replace(SVG2, tail="off", tile_cut="cluster")
-CURVES = {
-    "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in DENSITIES},
-    "svg2-paper": {f"top_p={p}": replace(PAPER, top_p=p) for p in TOP_P},
-    "svg2-full-tiles": {f"top_p={p}": replace(SVG2, top_p=p, tail="off") for p in TOP_P},
-    "svg2-tail-0": {f"top_p={p}": replace(SVG2, top_p=p, tail="zero_order") for p in TOP_P},
-    "svg2-tail-2": {f"top_p={p}": replace(SVG2, top_p=p) for p in TOP_P},
-    "top-blocks": {f"density={density}": Blocks(density) for density in DENSITIES},
-    "random-blocks": {f"density={density}": Blocks(density, random=True) for density in DENSITIES},
-}
+CURVES = curves(SVG2, (0.3, 0.5, 0.7, 0.9), (0.1, 0.2, 0.4))
 BASE = replace(SVG2, top_p=0.7)
 WARM_UPS = (0.0, 0.2)
 STARTS = (0.0, 0.1, 0.3, 0.4)  # 0.2 is that of the other studies
@@ -108,15 +97,10 @@ def measure(renderer: Renderer, references: dict[int, Tensor], config, start_per
 
 def jobs(studies: bool, warm_ups: list[float]) -> Iterator[tuple[dict, object, float]]:
     """(what the row says of itself, config, start_percent)."""
-    if studies:
-        for study, points in STUDIES.items():
-            for setting, config, start in points:
-                yield {"provider": study, "setting": setting}, config, start
-    else:
-        for start in warm_ups:
-            for provider, points in CURVES.items():
-                for setting, config in points.items():
-                    yield {"provider": provider, "setting": setting}, config, start
+    by_curve = {name: [(*point, start) for start in warm_ups for point in points.items()] for name, points in CURVES.items()}
+    for provider, points in (STUDIES if studies else by_curve).items():
+        for setting, config, start in points:
+            yield {"provider": provider, "setting": setting}, config, start
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Grey videos as pictures: contact sheets, labelled side by side, still and animated."""
+"""Grey videos as pictures: labelled side by side, still and animated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ def grey(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).byte()
 
 
-def contact_sheet(videos: Tensor, file: Path, frames: int = 6) -> None:
-    """Writes a PNG: a row a video of videos [B, T, H, W], evenly spaced frames to the right."""
-    shown = grey(videos[:, _spread(videos.shape[1], frames)])
-    Image.fromarray(shown.permute(0, 2, 1, 3).flatten(2).flatten(0, 1).numpy()).save(file)
-
-
 def animation(videos: dict[str, Tensor], file: Path, *, scale: int = 2, reference: str | None = None) -> None:
     """Writes an animated WebP of labelled videos [T, H, W] side by side.
 
@@ -37,7 +31,7 @@ def animation(videos: dict[str, Tensor], file: Path, *, scale: int = 2, referenc
 def still(videos: dict[str, Tensor], file: Path, *, scale: int = 2, reference: str | None = None, frames: int = 4) -> None:
     """Writes a PNG of evenly spaced frames of the same, one below the other."""
     pages = _pages(videos, scale, reference)
-    shown = [pages[i] for i in _spread(len(pages), frames)]
+    shown = [pages[i] for i in torch.linspace(0, len(pages) - 1, min(frames, len(pages))).round().long()]
     sheet = Image.new("L", (shown[0].width, sum(page.height for page in shown)), 255)
     for i, page in enumerate(shown):
         sheet.paste(page, (0, i * page.height))
@@ -65,8 +59,3 @@ def _pages(videos: dict[str, Tensor], scale: int, reference: str | None) -> list
                 page.paste(image, (i * column, line * row + LABEL_HEIGHT))
         pages.append(page)
     return pages
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` evenly spaced numbers below `count`, the first and the last among them."""
-    return torch.linspace(0, count - 1, min(wanted, count)).round().long().tolist()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from moving_shapes import PROMPTS, clips, embed, to_latent
-from pictures import contact_sheet
+from pictures import still
 from safetensors.torch import save_file
 from tiny_wan import original_names, sample, shifted, untrained
 
@@ -111,7 +111,8 @@ class Training:
         model = untrained().to(self.device)
         model.load_state_dict(self.ema)
         with torch.autocast(self.device, torch.bfloat16):
-            contact_sheet(sample(model.eval(), range(len(PROMPTS)), frames, pixels), file)
+            videos = sample(model.eval(), range(len(PROMPTS)), frames, pixels)
+        still({str(prompt): video for prompt, video in enumerate(videos)}, file)
 
 
 def train(training: Training, *, minutes: float | None, steps: int | None) -> Iterator[tuple[float, float]]:
@@ -125,6 +126,7 @@ def train(training: Training, *, minutes: float | None, steps: int | None) -> It
 
 
 def main() -> None:
+    """Trains, and exports, as asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="length of the whole schedule, earlier runs of this state included")
@@ -135,14 +137,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile: 15 %% faster, takes minutes to begin")
     arguments = parser.parse_args()
-    training = Training(arguments.seed, arguments.device)
+    training, shall_train = Training(arguments.seed, arguments.device), arguments.minutes or arguments.steps
     if arguments.state.exists():
         training.load(arguments.state)
-    elif not (arguments.minutes or arguments.steps):
+    elif not shall_train:
         parser.error(f"nothing to export: {arguments.state} does not exist; train first with --minutes or --steps")
     if arguments.compile:
         training.forward = torch.compile(training.model)
-    if arguments.minutes or arguments.steps:
+    if shall_train:
         _run(training, arguments)
     if arguments.export:
         weights = {name: value.bfloat16().contiguous().cpu() for name, value in training.ema.items()}
@@ -151,21 +153,18 @@ def main() -> None:
 
 
 def _run(training: Training, arguments) -> None:
-    """Trains with a line of progress, saving the state and a picture of samples now and then, and at the end."""
+    """Trains with lines of progress, saving the state and a picture of samples now and then, and at the end."""
     mean, saved = None, time.monotonic()
     for done, loss in train(training, minutes=arguments.minutes, steps=arguments.steps):
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
-        bar = "#" * int(30 * done)
-        end = "\n" if training.steps % 100 == 0 else ""
-        text = f"\r[{bar:<30}] {done:6.1%} step {training.steps} loss {mean:.4f} {training.seconds / 60:.1f} min"
-        print(text, end=end, flush=True)
+        if training.steps % 100 == 0:
+            print(f"{done:6.1%} step {training.steps} loss {mean:.4f} {training.seconds / 60:.1f} min", flush=True)
         if time.monotonic() - saved > SAVE_EVERY_S:
             training.save(arguments.state)
             frames, pixels, _ = training.stage(done)
             training.draw(frames, pixels, arguments.state.with_suffix(".png"))
             saved = time.monotonic()
     training.save(arguments.state)
-    print()
 
 
 if __name__ == "__main__":

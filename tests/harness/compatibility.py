@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from load_pack import ROOT
-from real_host import METHODS, is_old
+from real_host import METHODS
 from tiny_checkpoints import FAMILIES, parts
 
 REASONS = {"unseen": "dense: this ComfyUI hands the model's attention no options"}
@@ -35,8 +35,6 @@ class Cells:
             self.failed.append(report.nodeid)
         if report.when == "call" or report.skipped:
             version, family, method = report.nodeid.split("[")[1].rstrip("]").split("-")
-            if is_old(version):
-                return
             reports = dict(report.user_properties).get("reports")
             self.text[version, family, method] = _cell(reports) if reports else f"from {FAMILIES[family].since}"
 
