@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from moving_shapes import CELL, TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
-from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, ROOT, Method, Progress, Render, Scene  # adds tests/harness
+from render import CHECKPOINT, GUIDANCE, LAYERS, ROOT, Method, Render, Scene, each_method  # adds tests/harness
 
 # isort: split
-from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
+from comfy_host import ComfyServer, RunResult, host_version, latent
 from tiny_prompts import node
 from tiny_wan import SHIFT
 
@@ -50,22 +51,13 @@ def render(server: ComfyServer, scene: Scene, method: Method) -> Render:
     return Render(method.name, video, *figures, *steps, attention_s, result.seconds)
 
 
-def render_all(path: Path, scene: Scene, progress: Progress) -> list[Render]:
+def render_all(path: Path, scene: Scene) -> list[Render]:
     """A render a method, dense first, in the ComfyUI at `path`."""
-    total = 3 + len(METHODS)
-    progress(f"requirements of ComfyUI {host_version(path)}", 0, total)
-    prepare_host(path)
-    progress("starting it", 1, total)
+    print(f"ComfyUI {host_version(path)} at {path}: its requirements, its start, and")
     with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder:
         install_checkpoint(Path(folder))
         with ComfyServer(path, folder, PACKS) as server:
-            progress("warm-up", 2, total)
-            render(server, Scene(frames=2, pixels=32, steps=1), METHODS[0])  # pays for what a server sets up once
-            rows = []
-            for done, method in enumerate(METHODS, start=3):
-                progress(method.name, done, total)
-                rows.append(render(server, scene, method))
-    return rows
+            return each_method(partial(render, server), scene)
 
 
 def install_checkpoint(base_dir: Path) -> None:

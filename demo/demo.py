@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import comfy_render
 import diffusers_host
 import pattern_picture
 import pictures
-from comfy_host import find_hosts, host_version
+from comfy_host import find_hosts
 from moving_shapes import PROMPTS
 from render import Render, Scene
 from video_quality import psnr, ssim
@@ -39,25 +38,15 @@ def render_on(host: str, scene: Scene) -> list[Render]:
     """A render a method, in the host asked for.
 
     Raises:
-        RuntimeError: a ComfyUI is asked for and none is there, or diffusers is not installed where it is needed.
+        RuntimeError: a ComfyUI is asked for and none is there.
     """
     found = find_hosts() if host != "diffusers" else []
     if host == "comfyui" and not found:
         raise RuntimeError("no ComfyUI found: set COMFYUI_PATH=/path/to/ComfyUI, or choose --host diffusers")
     if found:
-        print(f"ComfyUI {host_version(found[0])} at {found[0]}")
-        return comfy_render.render_all(found[0], scene, show_progress)
+        return comfy_render.render_all(found[0], scene)
     print("diffusers" + (" (no ComfyUI found; COMFYUI_PATH=/path/to/ComfyUI names one)" if host == "auto" else ""))
-    return diffusers_host.render_all(scene, show_progress)
-
-
-def show_progress(text: str, done: int, total: int) -> None:
-    """A bar on the terminal; one line a step where the output is no terminal."""
-    if sys.stdout.isatty():
-        bar = "#" * (30 * done // total)
-        print(f"\r[{bar:<30}] {done}/{total} {text:<40}", end="\n" if done == total else "", flush=True)
-    elif done % 10 == 0 or total < 10:
-        print(f"[{done}/{total}] {text}", flush=True)
+    return diffusers_host.render_all(scene)
 
 
 def print_table(renders: list[Render]) -> None:

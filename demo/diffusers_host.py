@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from render import METHODS, Method, Progress, Render, Scene
+from render import Method, Render, Scene, each_method
 from sparse_videogen.svg_core import AttentionStats, SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
 from tiny_wan import load, sample, shifted, take_attention
 from torch import Tensor
@@ -42,14 +43,13 @@ class Run:
         return out
 
 
-def render(model, scene: Scene, method: Method, progress: Progress = lambda text, done, total: None) -> Render:
+def render(model, scene: Scene, method: Method) -> Render:
     """One video, at the host's schedule."""
     config = CONFIGS[method.node](**method.inputs) if method.node else None
     run = Run(config, VideoLayout(*scene.grid))
     take_attention(model, run.attend)
 
     def before_step(step: int, sigma: float) -> None:
-        progress(method.name, step, scene.steps)
         run.sparse = config is not None and sigma <= shifted(1 - method.schedule["start_percent"]) * (1 + TIE)
 
     begin = time.perf_counter()
@@ -62,12 +62,6 @@ def render(model, scene: Scene, method: Method, progress: Progress = lambda text
     return Render(method.name, video, *figures, *steps, run.seconds, seconds)
 
 
-def render_all(scene: Scene, progress: Progress) -> list[Render]:
+def render_all(scene: Scene) -> list[Render]:
     """A render a method, dense first."""
-    model = load()
-    render(model, Scene(frames=2, pixels=32, steps=1), METHODS[0])  # pays for what torch sets up once
-    total = len(METHODS) * scene.steps
-    return [
-        render(model, scene, method, lambda text, done, _, i=i: progress(text, i * scene.steps + done, total))
-        for i, method in enumerate(METHODS)
-    ]
+    return each_method(partial(render, load()), scene)

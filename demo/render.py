@@ -22,8 +22,6 @@ load_pack()
 CHECKPOINT = Path(__file__).with_name("tiny_wan.safetensors")
 LAYERS = 4
 GUIDANCE = 2.5  # without any, the tiny model's shapes are blobs; larger models are sampled with 3.5-6
-# text, share done and all there is of it
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,9 @@ METHODS = (
 )
 
 
+WARM_UP = Scene(frames=2, pixels=32, steps=1)
+
+
 @dataclass(frozen=True)
 class Render:
     """One finished video.
@@ -96,3 +97,13 @@ class Render:
     sparse_steps: int
     attention_s: float
     total_s: float
+
+
+def each_method(render: Callable[[Scene, Method], Render], scene: Scene) -> list[Render]:
+    """A render a method, dense first; one more before them pays for what a host sets up once."""
+    render(WARM_UP, METHODS[0])
+    done = []
+    for method in METHODS:
+        print(f"{method.name} ...", flush=True)
+        done.append(render(scene, method))
+    return done

@@ -28,20 +28,9 @@ def sparse_nodes(prompt: dict) -> dict:
     return {node_id: node for node_id, node in prompt.items() if node["class_type"] in METHODS}
 
 
-def without_defaults(info: dict) -> dict:
-    """The same /object_info without what `to_prompt` would fill gaps with."""
-    info = json.loads(json.dumps(info))
-    for node in info.values():
-        for group in ("required", "optional"):
-            for spec in node["input"].get(group, {}).values():
-                if len(spec) > 1:
-                    spec[1].pop("default", None)
-    return info
-
-
 def test_the_server_misses_the_model_files_and_nothing_else(host, info, workflow):
     """The server checks every node, required input, range, choice and type of link before it runs anything."""
-    prompt = to_prompt(workflow, without_defaults(info))
+    prompt = to_prompt(workflow, info)
     with pytest.raises(PromptError) as refusal:
         host.server.submit(prompt)
     missed = [
