@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 from moving_shapes import embed, to_latent
-from render import METHODS, Method
+from render import METHODS, Method  # adds tests/harness
+
+# isort: split
+from masks import plan_mask
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, svg, svg2
 from tiny_wan import load, shifted, take_attention
 from torch import Tensor
@@ -67,11 +70,7 @@ def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: Video
     planner = svg.plan if isinstance(config, SVGConfig) else svg2.plan
     options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": 64, "backend": "torch", "workspace_bytes": 1 << 30}
     ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options).parts
-    mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
-    s = int(plan.set_of_head[0, head])
-    for t, rows in enumerate(plan.query_index[s]):
-        rows = rows[rows >= 0].long()
-        mask[rows.unsqueeze(1), plan.key_index[s, t, : plan.key_count[s, t]].long()] = True
+    mask, s = plan_mask([plan], layout.tokens)[0, head], int(plan.set_of_head[0, head])
     # The root keeps thin lines visible.
     axis.imshow(_cells(mask.float(), layout).sqrt(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
     kind = ("spatial, ", "temporal, ")[s] if isinstance(config, SVGConfig) else ""

@@ -44,23 +44,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 ARGUMENTS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
 
 
-def find_chromium(playwright) -> str | None:
-    """Path of a Chromium: the one named by $CHROMIUM, an installed one, or Playwright's own."""
-    named = os.environ.get("CHROMIUM")
-    installed = (shutil.which(name) for name in BROWSERS)
-    own = playwright.chromium.executable_path
-    return named or next(filter(None, installed), None) or (own if Path(own).is_file() else None)
+@contextmanager
+def chromium() -> Iterator:
+    """A headless Chromium without a network: the one named by $CHROMIUM, an installed one, or Playwright's own; or None."""
+    with sync_playwright() as playwright:
+        installed = filter(None, map(shutil.which, BROWSERS))
+        own = playwright.chromium.executable_path
+        path = os.environ.get("CHROMIUM") or next(installed, own if Path(own).is_file() else None)
+        browser = path and playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield browser
+        if browser:
+            browser.close()
 
 
 @contextmanager
 def newest_page() -> Iterator[ComfyPage]:
     """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found."""
-    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, chromium() as browser:
         host = Host(find_hosts()[-1], Path(folder), [])
         with host.server:
-            browser = playwright.chromium.launch(executable_path=find_chromium(playwright), args=list(ARGUMENTS))
             yield ComfyPage(browser, host, vue=True, out=Path(folder))
-            browser.close()
 
 
 class ComfyPage:

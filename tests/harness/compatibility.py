@@ -34,7 +34,7 @@ class Cells:
         if report.failed:
             self.failed.append(report.nodeid)
         if report.when == "call" or report.skipped:
-            version, family, method = report.nodeid.split("[")[1].rstrip("]").split("-")
+            method, version, family = report.nodeid.split("[")[1].rstrip("]").split("-")
             reports = dict(report.user_properties).get("reports")
             self.text[version, family, method] = _cell(reports) if reports else f"from {FAMILIES[family].since}"
 

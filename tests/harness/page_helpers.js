@@ -87,26 +87,25 @@ window.tests = {
       const { x, y, width } = boxes[0];
       return { x, y, width, height: Math.max(...boxes.map((box) => box.bottom)) - y };
     }
-    const node = tests.node(id);
+    const { pos, size } = tests.node(id);
+    const { scale } = app.canvas.ds;
+    const title = LiteGraph.NODE_TITLE_HEIGHT;
+    const [x, y] = tests.inWindow(pos[0], pos[1] - title);
+    return { x, y, width: size[0] * scale, height: (size[1] + title) * scale };
+  },
+
+  /** A place on the canvas in the window. */
+  inWindow(x, y) {
     const { scale, offset } = app.canvas.ds;
     const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    const title = LiteGraph.NODE_TITLE_HEIGHT;
-    return {
-      x: left + (node.pos[0] + offset[0]) * scale,
-      y: top + (node.pos[1] - title + offset[1]) * scale,
-      width: node.size[0] * scale,
-      height: (node.size[1] + title) * scale,
-    };
+    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
   },
 
   /** The middle of a widget in the window, on the classic canvas. */
   widgetPoint(id, name) {
     const node = tests.node(id);
     const widget = node.widgets.find((candidate) => candidate.name === name);
-    const { scale, offset } = app.canvas.ds;
-    const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
-    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
+    return tests.inWindow(node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10);
   },
 
   /** Moves the canvas so that a node stands in the middle of the window. */

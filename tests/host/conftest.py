@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comfy_host import find_hosts, host_version
-from real_host import FIRST_VERSION, Host, is_old
+from real_host import FIRST_VERSION, METHODS, Host, is_old
 
 HOSTS = [(path, host_version(path)) for path in find_hosts()]
 FIXTURES = {
@@ -19,6 +19,12 @@ def pytest_generate_tests(metafunc):
         missing = pytest.param(None, marks=pytest.mark.skip(reason=FIXTURES[fixture]), id="no-host")
         found = [pytest.param(path, id=version) for path, version in HOSTS if is_old(version) == (fixture == "old_host")]
         metafunc.parametrize(fixture, found or [missing], indirect=True, scope="session")
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    """Each of the nodes that patch a model."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,6 @@ def test_fp8_weights(host):
 OTHER = ("SVGTestOtherOverride", {})
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_another_packs_override_keeps_the_calls_that_stay_dense(host, control, method, side):
     alone = latent(host.server.queue(host.prompt("wan21_t2v", before=[OTHER])))
@@ -201,7 +200,6 @@ def test_another_packs_override_keeps_the_calls_that_stay_dense(host, control, m
     assert reports(result)[0]["sparse_calls"] > 0 and not torch.equal(latent(result), alone)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_dense_calls_that_go_to_a_sparse_override_are_said_not_to_be_exact(host, method):
     name, sparse = "comfy_extras.nodes_sparse_attention", ("SVGTestSparseOverride", {})
     expected = host.render("wan21_t2v", method)[0]
@@ -213,7 +211,6 @@ def test_dense_calls_that_go_to_a_sparse_override_are_said_not_to_be_exact(host,
     assert reports(result)[0]["inexact_dense"] is None and torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_an_override_removed_in_mid_run_is_put_back(host, method):
     expected = host.render("wan21_t2v", method)[0]
     result = host.server.queue(host.prompt("wan21_t2v", method, after=[("SVGTestRemoveOverride", {})]))
@@ -233,7 +230,6 @@ def test_two_branches_with_their_own_settings(host):
     assert {report["node"] for report in reports(result)} == {"svg_model", "b_svg_model"}
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_another_resolution_and_back(host, method):
     first = host.render("wan21_t2v", method)[0]
     larger = {"width": 256, "height": 160, "frames": 9}
@@ -241,7 +237,6 @@ def test_another_resolution_and_back(host, method):
     assert torch.equal(host.render("wan21_t2v", method)[0], first)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_the_model_unloaded_between_runs(host, control, method):
     first = host.render("wan21_t2v", method)[0]
     host.server.free_memory()

@@ -10,7 +10,7 @@ import torch
 from comfy_host import PromptError, latent
 from in_process import run_in_host
 from PIL import Image
-from real_host import METHODS, Host, reports
+from real_host import Host, reports
 from tiny_prompts import node
 
 
@@ -26,7 +26,6 @@ def picture_of(host, outputs: dict) -> Image.Image:
     return Image.open(host.server.base_dir / "temp" / entry["subfolder"] / entry["filename"])
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_history_holds_what_the_page_got(host, method, control):
     result = host.server.queue(with_report(host, method))
     (text,) = result.outputs["report"]["report"]
@@ -55,7 +54,6 @@ def test_history_holds_what_the_page_got(host, method, control):
     assert picture.size == (1280, 1000) and len(picture.getcolors(1 << 20)) > 100
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_each_step_comes_when_it_is_over(host, method):
     result = host.server.queue(host.prompt("wan21_t2v", method))
     kinds = [(kind, data) for kind, data in result.events if kind.startswith("sparse_videogen.")]
@@ -165,7 +163,6 @@ def test_samples_of_another_model_have_no_report(host):
     assert result.outputs["report"]["report"] == ["null"]
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_max_error_keeps_heads_dense(host, method, control):
     free = reports(host.render("wan21_t2v", method)[1])[0]
     out, result = host.render("wan21_t2v", method, max_error=1e-4)

@@ -65,7 +65,6 @@ def test_the_warm_up_falls_in_the_high_noise_expert(host, info):
     assert low["dense_reasons"].keys() == {"dense_blocks"}
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_every_sparse_node_is_replaced(host, info, workflow, method):
     prompt = to_prompt(workflow, info)
     for node in sparse_nodes(prompt).values():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from comfy_host import find_hosts, host_version
+from comfy_page import ComfyPage, chromium
 from real_host import Host, is_old
 
 OUT = Path(__file__).with_name("out")
@@ -30,27 +31,18 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium without a network."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    from comfy_page import ARGUMENTS, find_chromium
-
-    with sync_api.sync_playwright() as playwright:
-        path = find_chromium(playwright)
-        if path is None:
+    with chromium() as browser:
+        if browser is None:
             pytest.skip("no Chromium found: install one, or set CHROMIUM to its path")
-        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
 def tab(request, browser, tmp_path_factory):
     """A `ComfyPage` on a running ComfyUI that has the tiny checkpoints."""
-    from comfy_page import ComfyPage
-
     path, renderer = request.param
-    host = Host(path, tmp_path_factory.mktemp("comfy"), ["wan21_t2v"])
     OUT.mkdir(exist_ok=True)
-    with host.server:
+    with (host := Host(path, tmp_path_factory.mktemp("comfy"), ["wan21_t2v"])).server:
         tab = ComfyPage(browser, host, renderer == "vue", OUT)
         tab.open()
         assert tab.errors == []
