@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from moving_shapes import CELL, TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
-from render import CHECKPOINT, GUIDANCE, LAYERS, ROOT, Method, Render, Scene, each_method  # adds tests/harness
+from render import CHECKPOINT, GUIDANCE, LAYERS, Method, Render, Scene, each_method  # adds tests/harness
 
 # isort: split
 from comfy_host import ComfyServer, RunResult, host_version, latent
+from real_host import Host
 from tiny_prompts import node
 from tiny_wan import SHIFT
 
-PACKS = (ROOT, ROOT / "tests" / "harness" / "helper_nodes")
 TIMEOUT_S = 600
 
 
@@ -56,7 +56,7 @@ def render_all(path: Path, scene: Scene) -> list[Render]:
     print(f"ComfyUI {host_version(path)} at {path}: its requirements, its start, and")
     with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder:
         install_checkpoint(Path(folder))
-        with ComfyServer(path, folder, PACKS) as server:
+        with Host(path, Path(folder), []).server as server:
             return each_method(partial(render, server), scene)
 
 

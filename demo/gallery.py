@@ -87,7 +87,7 @@ def draw_run(comfy: ComfyPage) -> None:
     save(Image.open(comfy.picture("panel", ids[NODE])), IMAGES / "panel.png")
     (drawn,) = result["outputs"][ids["report"]]["images"]
     report = Image.open(comfy.host.server.base_dir / "temp" / drawn["subfolder"] / drawn["filename"])
-    save(to_width(report, REPORT_WIDTH), IMAGES / "report.png")
+    save(report, IMAGES / "report.png", REPORT_WIDTH)
 
 
 def draw_workflows(comfy: ComfyPage) -> None:
@@ -109,16 +109,13 @@ def draw_workflows(comfy: ComfyPage) -> None:
         comfy.page.wait_for_timeout(500)
         shot = comfy.out / "workflow.png"
         comfy.page.screenshot(path=shot, clip=comfy.evaluate(GROUPS))
-        save(to_width(Image.open(shot), THUMBNAIL_WIDTH), file.with_suffix(".jpg"))
+        save(Image.open(shot), file.with_suffix(".jpg"), THUMBNAIL_WIDTH)
 
 
-def to_width(picture: Image.Image, width: int) -> Image.Image:
-    """The picture at this width, as high as it then is."""
-    return picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)
-
-
-def save(picture: Image.Image, file: Path) -> None:
-    """Writes the picture and says so."""
+def save(picture: Image.Image, file: Path, width: int | None = None) -> None:
+    """Writes the picture, at this width, and says so."""
+    if width:
+        picture = picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)
     picture.convert("RGB").save(file, optimize=True, quality=85)
     print(f"{file.relative_to(ROOT)}: {picture.width} x {picture.height}, {file.stat().st_size / 1000:.0f} kB")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -60,7 +61,9 @@ class ComfyServer:
         """
         python = prepare_host(self.path)
         self._link_packs()
-        self.port = _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log_path = self.base_dir / f"server-{self.port}.log"
         database = f"sqlite:///{self.base_dir / 'user' / 'comfyui.db'}"
@@ -79,7 +82,9 @@ class ComfyServer:
             )
         try:
             self._wait_until_up()
-            self._listen()
+            self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}")
+            self._connected = True
+            threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
         except BaseException:
             self.stop()
             raise
@@ -154,9 +159,14 @@ class ComfyServer:
                 raise PromptError(describe_failure(failure, messages[failure]), messages[failure], result)
         return result
 
-    def interrupt(self) -> None:
-        """Stop the prompt that is running; its `wait` raises PromptError."""
+    def interrupt_when(self, prompt: dict, pattern: str) -> None:
+        """Queue a prompt, stop it when its log has the pattern, and wait for its end; raises as `wait`."""
+        logged, prompt_id = len(self.log()), self.submit(prompt)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not re.search(pattern, self.log()[logged:]) and time.monotonic() < deadline:
+            time.sleep(0.05)
         self._post("/interrupt", {})
+        self.wait(prompt_id)
 
     def free_memory(self) -> None:
         """Unload all models before the next prompt."""
@@ -179,13 +189,7 @@ class ComfyServer:
                 return
             except OSError:
                 time.sleep(0.2)
-        state = "ended" if self._process.poll() is not None else f"did not answer in {START_TIMEOUT_S} s"
-        raise RuntimeError(f"ComfyUI at {self.path} {state}; the end of {self._log_path}:\n{self._log_tail()}")
-
-    def _listen(self) -> None:
-        self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}")
-        self._connected = True
-        threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
+        self._gone("ended" if self._process.poll() is not None else f"did not answer in {START_TIMEOUT_S} s")
 
     def _receive(self, connection) -> None:
         try:
@@ -216,11 +220,12 @@ class ComfyServer:
             if end is not None:
                 return self._events[place("execution_start") : end]
         if not self._connected:
-            raise RuntimeError(f"ComfyUI at {self.path} went away; the end of its log:\n{self._log_tail()}")
+            self._gone("went away")
         raise TimeoutError(f"prompt {prompt_id} has not ended after {timeout_s} s")
 
-    def _log_tail(self) -> str:
-        return "\n".join(self.log().splitlines()[-40:])
+    def _gone(self, how: str) -> None:
+        tail = "\n".join(self.log().splitlines()[-40:])
+        raise RuntimeError(f"ComfyUI at {self.path} {how}; the end of {self._log_path}:\n{tail}")
 
     def _get(self, route: str):
         with urllib.request.urlopen(self.url + route, timeout=60) as reply:
@@ -231,9 +236,3 @@ class ComfyServer:
         with urllib.request.urlopen(request, timeout=60) as reply:
             body = reply.read()
         return json.loads(body) if body else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -54,7 +54,6 @@ TRACEBACK = "Traceback (most recent call last)"
 SETTLED = 20
 WINDOW = 10
 GROWTH_LIMIT = 0.02
-PROMPT_TIMEOUT_S = 180
 # Of the server: from 32 KiB on tensors are mapped and go back to the system when they are freed, and threads share one arena.
 # The allocator's own habits, thresholds that adapt and an arena a thread, are as large as what is looked for.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768"}
@@ -90,14 +89,9 @@ def make_plan(prompts: int, families: list[str]) -> list[Case]:
         plan += chooser.sample(graphs, len(graphs))
     del plan[prompts:]
 
-    common = {"family": "wan21_t2v", "fault": "out_of_memory"}
     plain, sparse = Case("wan21_t2v", None), Case("wan21_t2v", "SVG2Attention", inputs=ALL_STEPS)
-    faults = [
-        plain,
-        Case(method="SVGAttention", inputs=ALL_STEPS, twin=plain, **common),
-        sparse,
-        Case(method="SVG2Attention", inputs=ALL_STEPS, twin=sparse, **common),
-    ]
+    starved = {"inputs": ALL_STEPS, "fault": "out_of_memory"}
+    faults = [plain, Case("wan21_t2v", "SVGAttention", twin=plain, **starved), sparse, replace(sparse, twin=sparse, **starved)]
     middle = prompts // 2
     plan[middle : middle + len(faults)] = faults
     for i in range(min(INTERRUPT_EVERY, prompts) - 1, prompts, INTERRUPT_EVERY):
@@ -159,16 +153,9 @@ class Soak:
 
     def _interrupt(self, case: Case) -> str | None:
         """Lets some steps pass, then interrupts."""
-        server = self.host.server
-        logged = len(server.log())
-        prompt_id = server.submit(self.host.prompt(case.family, case.method, prompt_options=case.options, **case.inputs))
-        deadline = time.monotonic() + PROMPT_TIMEOUT_S
-        steps_passed = rf"\b[1-9]\d*/{case.options['steps']} "
-        while not re.search(steps_passed, server.log()[logged:]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        server.interrupt()
+        prompt = self.host.prompt(case.family, case.method, prompt_options=case.options, **case.inputs)
         try:
-            server.wait(prompt_id, PROMPT_TIMEOUT_S)
+            self.host.server.interrupt_when(prompt, rf"\b[1-9]\d*/{case.options['steps']} ")
         except PromptError as error:
             return None if str(error).startswith("interrupted") else str(error)
         return "finished in spite of the interrupt"
@@ -187,25 +174,17 @@ class Soak:
             wrong.append(f"resident memory grew by {growth:.1%}, over {GROWTH_LIMIT:.0%}")
         return wrong
 
-    def early_and_late(self) -> tuple[float, float] | None:
-        """Resident bytes, medians of prompts 20 to 30 and of the last 10; None where these would overlap."""
-        if len(self.resident) < SETTLED + 2 * WINDOW:
-            return None
-        return median(self.resident[SETTLED : SETTLED + WINDOW]), median(self.resident[-WINDOW:])
-
     def growth(self) -> float:
-        """Of the resident memory, as a share; 0 where it cannot be told."""
-        early, late = self.early_and_late() or (1, 1)
-        return late / early - 1
+        """Of the resident memory from prompts 20 to 30 to the last 10, as a share; 0 where these would overlap."""
+        if len(self.resident) < SETTLED + 2 * WINDOW:
+            return 0.0
+        return median(self.resident[-WINDOW:]) / median(self.resident[SETTLED : SETTLED + WINDOW]) - 1
 
     def summary(self) -> str:
         """What ran, and the memory."""
         lines = [f"{name}: {self.counts[name]}" for name in sorted(self.counts)]
         lines.append(f"{len(self._first)} graphs, {self.sparse_calls} sparse calls")
-        measured = self.early_and_late()
-        if measured:
-            early, late = (value / 2**20 for value in measured)
-            lines.append(f"resident: {early:.1f} MiB from prompt {SETTLED}, {late:.1f} MiB at the end, {self.growth():+.2%}")
+        lines.append(f"resident: {self.resident[-1] / 2**20:.1f} MiB at the end, {self.growth():+.2%}")
         return "\n".join(lines)
 
 

@@ -62,21 +62,14 @@ def tiny_prompt(
     if low == family:
         prompt["sampler"] = node("KSampler", model=model, latent_image=["latent", 0], seed=seed, denoise=1.0, **common)
     else:
-        half = steps // 2
-        common["noise_seed"] = seed
-        first_half = {"start_at_step": 0, "end_at_step": half, "latent_image": ["latent", 0]}
-        second_half = {"start_at_step": half, "end_at_step": steps, "latent_image": ["sampler_high", 0]}
-        prompt["sampler_high"] = node(
-            "KSamplerAdvanced", model=model, add_noise="enable", return_with_leftover_noise="enable", **first_half, **common
-        )
-        prompt["sampler"] = node(
-            "KSamplerAdvanced",
-            model=load("model_low", low),
-            add_noise="disable",
-            return_with_leftover_noise="disable",
-            **second_half,
-            **common,
-        )
+        half, low = steps // 2, load("model_low", low)
+        slices = {
+            "sampler_high": {"model": model, "latent_image": ["latent", 0], "start_at_step": 0, "end_at_step": half},
+            "sampler": {"model": low, "latent_image": ["sampler_high", 0], "start_at_step": half, "end_at_step": steps},
+        }
+        for noise, (name, part) in zip(("enable", "disable"), slices.items(), strict=True):
+            noises = {"add_noise": noise, "return_with_leftover_noise": noise, "noise_seed": seed}
+            prompt[name] = node("KSamplerAdvanced", **part, **noises, **common)
     prompt["save"] = node("SaveLatent", samples=["sampler", 0], filename_prefix=f"latents/{family}")
     return prompt
 

@@ -11,7 +11,6 @@ from tiny_prompts import node
 WORKFLOWS = ROOT / "example_workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
-OUTPUTS = {"SaveVideo", "SVGReport"}
 BYPASSED = 4
 # Which tiny checkpoint stands in for a file that the example workflows load.
 STAND_INS = {
@@ -76,7 +75,7 @@ def tiny_version(prompt: dict, *, steps: int, width: int, height: int, frames: i
         width, height: pixels, multiples of 16.
         frames: of the video, 4n + 1.
     """
-    prompt = {name: each for name, each in copy.deepcopy(prompt).items() if each["class_type"] not in OUTPUTS}
+    prompt = {name: each for name, each in copy.deepcopy(prompt).items() if each["class_type"] != "SaveVideo"}
 
     def of(*kinds: str) -> list[dict]:
         return [each for each in prompt.values() if each["class_type"] in kinds]

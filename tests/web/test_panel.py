@@ -60,6 +60,13 @@ def node(comfy):
     return comfy.add("SVG2Attention")
 
 
+@pytest.fixture
+def ran(comfy, node):
+    """The same after a run."""
+    comfy("send", "run", report(node))
+    return node
+
+
 def cells(comfy) -> list:
     """The map's pixels, a row of (r, g, b, a) a layer."""
     return comfy.evaluate(
@@ -88,26 +95,17 @@ def test_a_step_in_words(comfy, node):
     assert comfy.panel(node)[1] == "60 % of heads spatial, 40 % temporal, 4.8 % of heads kept dense (max_error)"
 
 
-def test_a_run_in_words(comfy, node):
-    comfy("send", "run", report(node))
-    first, shares, *_, start, blocks = comfy.panel(node)
+def test_a_run_in_words(comfy, ran):
+    first, shares, *_, start, blocks = comfy.panel(ran)
     assert first == "32 of 50 calls sparse, density 0.31, error 2.1 %, about 1.9x less attention work"
     assert shares == "20 % of key clusters kept"
     assert (start, blocks) == (f"start_percent: {EXPLANATION} (10 calls)", "dense_blocks: block 0 (8 calls)")
 
 
 def test_what_went_wrong_is_said(comfy, node):
-    comfy(
-        "send",
-        "run",
-        report(
-            node,
-            not_finite_calls=3,
-            broken_calls=2,
-            inexact_dense="comfy_extras.nodes_sparse_attention",
-            kernel_failures=dict.fromkeys(("assign (9.0, bfloat16)", "select (9.0, float32)"), "RuntimeError: no ptxas"),
-        ),
-    )
+    failures = dict.fromkeys(("assign (9.0, bfloat16)", "select (9.0, float32)"), "RuntimeError: no ptxas")
+    faults = {"not_finite_calls": 3, "broken_calls": 2, "kernel_failures": failures}
+    comfy("send", "run", report(node, inexact_dense="comfy_extras.nodes_sparse_attention", **faults))
     said = comfy.panel(node)
     assert "NaN or infinity in 1 sparse call, in dense attention too: the model's q, k or v brought it" in said
     assert "NaN or infinity in 2 sparse calls where dense attention has none: please report this fault" in said
@@ -146,21 +144,19 @@ def test_the_report_draws_the_whole_map(comfy, node):
     assert cells(comfy) == live
 
 
-def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("send", "step", step(node, 0, run=2))
-    assert comfy.panel(node)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
-    comfy("send", "step", step(node, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
+def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, ran):
+    comfy("send", "step", step(ran, 0, run=2))
+    assert comfy.panel(ran)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
+    comfy("send", "step", step(ran, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
     assert len(cells(comfy)) == LAYERS and cells(comfy)[0][0][3] == 255
     # A server that was started anew counts from 1 again.
-    comfy("send", "run", report(node, run=2))
-    comfy("send", "step", step(node, 0, run=2))
-    assert comfy.panel(node)[0].startswith("Step 1 of 10")
+    comfy("send", "run", report(ran, run=2))
+    comfy("send", "step", step(ran, 0, run=2))
+    assert comfy.panel(ran)[0].startswith("Step 1 of 10")
 
 
-def test_the_pointer_reads_the_map(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("centre", node)
+def test_the_pointer_reads_the_map(comfy, ran):
+    comfy("centre", ran)
     chart = comfy.page.locator(".sparse-videogen-panel canvas")
     chart.hover()  # waits until the panel stands still
     box = chart.bounding_box()
@@ -170,14 +166,13 @@ def test_the_pointer_reads_the_map(comfy, node):
     }.items():
         place = {"x": (column + 0.5) / STEPS * box["width"], "y": (layer + 0.5) / LAYERS * box["height"]}
         chart.hover(position=place)
-        assert text in comfy.panel(node)
+        assert text in comfy.panel(ran)
     comfy.page.mouse.move(5, 5)
-    assert not any(line.startswith("layer ") for line in comfy.panel(node))
+    assert not any(line.startswith("layer ") for line in comfy.panel(ran))
 
 
-def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("centre", node)
+def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, ran):
+    comfy("centre", ran)
     view = "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]"
     scale, x, y = comfy.evaluate(view)
     chart = comfy.page.locator(".sparse-videogen-panel canvas")
@@ -191,19 +186,18 @@ def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
     comfy.page.wait_for_function("scale => app.canvas.ds.scale > scale", arg=scale)
 
 
-def test_the_setting_takes_the_panel_away(comfy, node):
-    comfy("send", "run", report(node))
-    shown = comfy.panel(node)
+def test_the_setting_takes_the_panel_away(comfy, ran):
+    shown = comfy.panel(ran)
     switch = "on => app.extensionManager.setting.set('SparseVideoGen.ShowPanel', on)"
     comfy.evaluate(switch, False)
     try:
         comfy.page.wait_for_selector(".sparse-videogen-panel", state="detached")
-        comfy("send", "step", step(node, 3, run=2))
-        assert comfy.panel(node) is None
+        comfy("send", "step", step(ran, 3, run=2))
+        assert comfy.panel(ran) is None
     finally:
         comfy.evaluate(switch, True)
     comfy.page.wait_for_selector(".sparse-videogen-panel")
-    assert comfy.panel(node)[0].startswith("Step 4 of 10") and shown
+    assert comfy.panel(ran)[0].startswith("Step 4 of 10") and shown
 
 
 def test_the_workflow_is_saved_without_it(comfy, node):
@@ -216,15 +210,14 @@ def test_the_workflow_is_saved_without_it(comfy, node):
     assert after["widgets_values"] == before["widgets_values"] and after["size"] == pytest.approx(before["size"], abs=1)
 
 
-def test_it_is_there_again_when_the_graph_is_made_anew(comfy, node):
+def test_it_is_there_again_when_the_graph_is_made_anew(comfy, ran):
     """As undo and a change of workflow do; another workflow's node of the same id has none."""
-    comfy("send", "run", report(node))
-    workflow, shown = comfy.saved(), comfy.panel(node)
+    workflow, shown = comfy.saved(), comfy.panel(ran)
     comfy.clear()
     other = comfy.add("SVG2Attention")
-    assert other == node and comfy.panel(other) is None
+    assert other == ran and comfy.panel(other) is None
     comfy.load(workflow)
-    comfy.wait_for_panel(node, shown)
+    comfy.wait_for_panel(ran, shown)
 
 
 def test_a_message_for_no_node_here_is_passed_over(comfy, node):
@@ -234,12 +227,11 @@ def test_a_message_for_no_node_here_is_passed_over(comfy, node):
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_it_can_be_read_in_this_theme(comfy, node, theme):
-    comfy("send", "run", report(node))
+def test_it_can_be_read_in_this_theme(comfy, ran, theme):
     comfy.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
     try:
         comfy.settle()
-        comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", node)
+        comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", ran)
         assert contrast(comfy, ".headline") > 7 and contrast(comfy, ".shares") > 3.5
     finally:
         comfy.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
@@ -247,20 +239,19 @@ def test_it_can_be_read_in_this_theme(comfy, node, theme):
 
 def contrast(comfy, selector: str) -> float:
     """WCAG contrast of a text in the panel with the panel's ground."""
-    return comfy.evaluate(
+    colours = comfy.evaluate(
         """selector => {
             const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-            const luminance = (colour) => {
-                pixel.fillStyle = colour;
-                pixel.fillRect(0, 0, 1, 1);
-                const [r, g, b] = [...pixel.getImageData(0, 0, 1, 1).data].map((value) => value / 255)
-                    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-            };
             const panel = document.querySelector(".sparse-videogen-panel");
-            const text = luminance(getComputedStyle(panel.querySelector(selector)).color);
-            const ground = luminance(getComputedStyle(panel).backgroundColor);
-            return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+            return [getComputedStyle(panel.querySelector(selector)).color, getComputedStyle(panel).backgroundColor].map(
+                (colour) => {
+                    pixel.fillStyle = colour;
+                    pixel.fillRect(0, 0, 1, 1);
+                    return [...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3);
+                });
         }""",
         selector,
     )
+    linear = [[v / 3294.6 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour] for colour in colours]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
