@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
 import tiny_wan
+from diffusers_host import Run
 from moving_shapes import PROMPTS
 from quality_heads import curves
 from render import Scene
-from sparse_videogen.svg_core import SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
+from sparse_videogen.svg_core import SVG2Config, VideoLayout
 from torch import Tensor
 from video_quality import psnr, ssim
 
@@ -58,28 +58,15 @@ class Renderer:
 
     def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
         """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
-        state, counted, sparse = SparseState(), {"density": [], "computed": [], "error": []}, False
+        run = Run(config, self.layout)
 
         def before_step(step: int, sigma: float) -> None:
-            nonlocal sparse
-            sparse = config is not None and step >= start_percent * self.scene.steps - 1e-6
+            run.sparse = config is not None and step >= start_percent * self.scene.steps - 1e-6
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            shared = {"config": config, "layout": self.layout, "state": state, "key": layer}
-            if not sparse:
-                if config is not None:
-                    warm_up(q, k, **shared)
-                return F.scaled_dot_product_attention(q, k, v)
-            out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
-            for name, values in counted.items():
-                values.append(getattr(stats, name).mean().item())
-            return out
-
-        tiny_wan.take_attention(self.model, attend)
+        tiny_wan.take_attention(self.model, run.attend)
         scene = (self.prompts, self.scene.frames, self.scene.pixels, self.scene.steps, seed)
         with torch.autocast("cpu", torch.bfloat16):
-            videos = tiny_wan.sample(self.model, *scene, before_step)
-        return videos, {name: sum(x) / len(x) for name, x in counted.items() if x}
+            return tiny_wan.sample(self.model, *scene, before_step), run.figures()
 
 
 def measure(renderer: Renderer, references: dict[int, Tensor], config, start_percent: float) -> dict:
@@ -97,10 +84,12 @@ def measure(renderer: Renderer, references: dict[int, Tensor], config, start_per
 
 def jobs(studies: bool, warm_ups: list[float]) -> Iterator[tuple[dict, object, float]]:
     """(what the row says of itself, config, start_percent)."""
-    by_curve = {name: [(*point, start) for start in warm_ups for point in points.items()] for name, points in CURVES.items()}
-    for provider, points in (STUDIES if studies else by_curve).items():
-        for setting, config, start in points:
-            yield {"provider": provider, "setting": setting}, config, start
+    if studies:
+        points = [(study, *point) for study, points in STUDIES.items() for point in points]
+    else:
+        points = [(curve, *point, s) for s in warm_ups for curve, points in CURVES.items() for point in points.items()]
+    for provider, setting, config, start in points:
+        yield {"provider": provider, "setting": setting}, config, start
 
 
 def main() -> None:

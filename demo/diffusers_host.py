@@ -42,6 +42,11 @@ class Run:
         self.seconds += time.perf_counter() - begin
         return out
 
+    def figures(self) -> dict[str, float]:
+        """Means of density, computed and error over the sparse calls; none without one."""
+        names = ("density", "computed", "error") if self.stats else ()
+        return {name: torch.cat([getattr(stats, name) for stats in self.stats]).mean().item() for name in names}
+
 
 def render(model, scene: Scene, method: Method) -> Render:
     """One video, at the host's schedule."""
@@ -54,12 +59,10 @@ def render(model, scene: Scene, method: Method) -> Render:
 
     begin = time.perf_counter()
     (video,) = sample(model, [scene.prompt], scene.frames, scene.pixels, scene.steps, scene.seed, before_step)
-    seconds, figures = time.perf_counter() - begin, (1.0, 1.0, 0.0)
-    if run.stats:
-        names = ("density", "computed", "error")
-        figures = (torch.cat([getattr(stats, name) for stats in run.stats]).mean().item() for name in names)
+    seconds = time.perf_counter() - begin
+    figures = run.figures() or {"density": 1.0, "computed": 1.0, "error": 0.0}
     steps = (scene.steps, len(run.stats) // len(model.blocks))
-    return Render(method.name, video, *figures, *steps, run.seconds, seconds)
+    return Render(method.name, video, *figures.values(), *steps, run.seconds, seconds)
 
 
 def render_all(scene: Scene) -> list[Render]:

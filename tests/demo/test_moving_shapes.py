@@ -56,11 +56,8 @@ def test_every_prompt_has_its_own_text():
     assert len({seed_of(prompt) for prompt in (*range(len(PROMPTS)), None)}) == len({text.sum().item() for text in texts}) == 9
 
 
-def test_rejects_a_prompt_that_does_not_exist():
+def test_rejects_what_it_cannot_draw():
     with pytest.raises(ValueError, match="prompt 8: there are 0 to 7"):
         embed(8)
-
-
-def test_rejects_a_picture_too_small_for_its_shapes():
     with pytest.raises(ValueError, match="32 pixels hold no shape of radius 20"):
         make(3, height=32, width=32)

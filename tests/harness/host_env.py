@@ -66,7 +66,9 @@ def prepare_host(path: Path) -> Path:
         return python
 
     venv.create(folder, with_pip=True, clear=True, symlinks=os.name != "nt")
-    _share_packages(python)
+    # This interpreter's packages are on its import path too; its own come first.
+    purelib = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
+    (Path(purelib.strip()) / "outer_packages.pth").write_text("\n".join(_site_folders()) + "\n")
     constraints = folder / "constraints.txt"
     constraints.write_text(f"torch=={torch_version}\n")
     _pip_install(python, ["--no-deps", torchvision], folder)
@@ -92,14 +94,6 @@ def _torchvision_for(torch_version: str) -> str:
 def _site_folders() -> list[str]:
     """Folders of installed packages that the current interpreter sees."""
     return [str(Path(entry).resolve()) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-
-
-def _share_packages(python: Path) -> None:
-    """Append this interpreter's packages to the import path of `python`; its own come first."""
-    purelib = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    ).strip()
-    (Path(purelib) / "outer_packages.pth").write_text("\n".join(_site_folders()) + "\n")
 
 
 def _pip_install(python: Path, arguments: list[str], folder: Path) -> None:

@@ -62,7 +62,7 @@ class Host:
         def insert(prompt: dict, link: list) -> list:
             loader = link[0]
             for i, (class_type, values) in enumerate([*before, *ours, *after]):
-                name = f"svg_{loader}" if class_type == method else f"patch_{i}_{loader}"
+                name = f"svg_{loader}" if ours and i == len(before) else f"patch_{i}_{loader}"
                 prompt[name] = node(class_type, model=link, **values)
                 link = [name, 0]
             return link

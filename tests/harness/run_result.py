@@ -59,9 +59,8 @@ def describe_refusal(details: dict) -> str:
     """One line for the error and one for each reason that a node gives."""
     lines = [f"{details['error']['message']} {details['error'].get('details', '')}".strip()]
     for node_id, node in details.get("node_errors", {}).items():
-        lines += [
-            f"node {node_id} ({node['class_type']}): {reason['message']}: {reason['details']}" for reason in node["errors"]
-        ]
+        where = f"node {node_id} ({node['class_type']})"
+        lines += [f"{where}: {reason['message']}: {reason['details']}" for reason in node["errors"]]
     return "\n".join(lines)
 
 

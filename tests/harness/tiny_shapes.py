@@ -14,6 +14,7 @@ HUMO_TOKENS, HUMO_TOKEN_WIDTH = 16, 1536
 HUNYUAN_TEXT_WIDTH, HUNYUAN_POOLED_WIDTH = 512, 768
 BYT5_WIDTH, SIGLIP_WIDTH = 1472, 1152
 KANDINSKY_TEXT_WIDTH = 3584
+IN_OUT = (".in_layer", ".out_layer")
 
 
 def linear(name: str, out_width: int, in_width: int) -> dict:
@@ -21,9 +22,9 @@ def linear(name: str, out_width: int, in_width: int) -> dict:
     return {f"{name}.weight": (out_width, in_width), f"{name}.bias": (out_width,)}
 
 
-def mlp(name: str, *widths: int) -> dict:
+def mlp(name: str, *widths: int, layers: tuple[str, str] = (".0", ".2")) -> dict:
     """Shapes of two linear layers with an activation between."""
-    return linear(f"{name}.0", widths[1], widths[0]) | linear(f"{name}.2", widths[2], widths[1])
+    return linear(name + layers[0], widths[1], widths[0]) | linear(name + layers[1], widths[2], widths[1])
 
 
 def norm(name: str, width: int) -> dict:
@@ -166,8 +167,7 @@ def hunyuan_double_block(name: str) -> dict:
             linear(f"{name}.{stream}_mod.linear", 6 * DIM, DIM)
             | linear(f"{name}.{stream}_attn_qkv", 3 * DIM, DIM)
             | linear(f"{name}.{stream}_attn_proj", DIM, DIM)
-            | linear(f"{name}.{stream}_mlp.fc1", 4 * DIM, DIM)
-            | linear(f"{name}.{stream}_mlp.fc2", DIM, 4 * DIM)
+            | mlp(f"{name}.{stream}_mlp", DIM, 4 * DIM, DIM, layers=(".fc1", ".fc2"))
         )
     return shapes
 
@@ -188,8 +188,7 @@ def hunyuan_refiner_block(name: str) -> dict:
         | linear(f"{name}.adaLN_modulation.1", 2 * DIM, DIM)
         | linear(f"{name}.self_attn_qkv", 3 * DIM, DIM)
         | linear(f"{name}.self_attn_proj", DIM, DIM)
-        | linear(f"{name}.mlp.fc1", 4 * DIM, DIM)
-        | linear(f"{name}.mlp.fc2", DIM, 4 * DIM)
+        | mlp(f"{name}.mlp", DIM, 4 * DIM, DIM, layers=(".fc1", ".fc2"))
     )
 
 
@@ -200,8 +199,7 @@ def _hunyuan_video(in_channels: int, out_channels: int, patch: tuple[int, int, i
         | mlp("time_in.mlp", 256, DIM, DIM)
         | linear("txt_in.input_embedder", DIM, HUNYUAN_TEXT_WIDTH)
         | mlp("txt_in.t_embedder.mlp", 256, DIM, DIM)
-        | linear("txt_in.c_embedder.linear_1", DIM, HUNYUAN_TEXT_WIDTH)
-        | linear("txt_in.c_embedder.linear_2", DIM, DIM)
+        | mlp("txt_in.c_embedder.linear", HUNYUAN_TEXT_WIDTH, DIM, DIM, layers=("_1", "_2"))
         | linear("final_layer.linear", out_channels * math.prod(patch), DIM)
         | linear("final_layer.adaLN_modulation.1", 2 * DIM, DIM)
     )
@@ -215,8 +213,7 @@ def hunyuan_video(in_channels: int) -> dict:
     """Shapes of a HunyuanVideo 1.0 model."""
     return (
         _hunyuan_video(in_channels, 16, (1, 2, 2))
-        | linear("vector_in.in_layer", DIM, HUNYUAN_POOLED_WIDTH)
-        | linear("vector_in.out_layer", DIM, DIM)
+        | mlp("vector_in", HUNYUAN_POOLED_WIDTH, DIM, DIM, layers=IN_OUT)
         | mlp("guidance_in.mlp", 256, DIM, DIM)
     )
 
@@ -239,8 +236,7 @@ def cogvideox(in_channels: int, layers: int = 3) -> dict:
     shapes = (
         conv("patch_embed.proj", DIM, in_channels, 2, 2)
         | linear("patch_embed.text_proj", DIM, WAN_TEXT_WIDTH)
-        | linear("time_embedding_linear_1", FFN, DIM)
-        | linear("time_embedding_linear_2", FFN, FFN)
+        | mlp("time_embedding_linear", DIM, FFN, FFN, layers=("_1", "_2"))
         | norm("norm_final", DIM)
         | norm("norm_out.norm", DIM)
         | linear("norm_out.linear", 2 * DIM, FFN)
@@ -271,8 +267,7 @@ def kandinsky5(layers: int = 2) -> dict:
         }
 
     shapes = (
-        linear("time_embeddings.in_layer", FFN, DIM)
-        | linear("time_embeddings.out_layer", FFN, FFN)
+        mlp("time_embeddings", DIM, FFN, FFN, layers=IN_OUT)
         | linear("text_embeddings.in_layer", DIM, KANDINSKY_TEXT_WIDTH)
         | norm("text_embeddings.norm", DIM)
         | linear("pooled_text_embeddings.in_layer", FFN, HUNYUAN_POOLED_WIDTH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from comfy_host import find_hosts, host_version
 from real_host import FIRST_VERSION, METHODS, Host, is_old
@@ -46,12 +48,4 @@ def old_host(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def control(host):
     """control(family, **prompt_options) -> latent of the unpatched render, rendered once."""
-    known = {}
-
-    def render(family: str, **prompt_options):
-        key = (family, tuple(sorted(prompt_options.items())))
-        if key not in known:
-            known[key] = host.render(family, prompt_options=prompt_options)[0]
-        return known[key]
-
-    return render
+    return cache(lambda family, **prompt_options: host.render(family, prompt_options=prompt_options)[0])

@@ -48,11 +48,8 @@ def test_bad_input_is_refused_before_sampling(host, method, inputs, message):
 @pytest.mark.parametrize("first", METHODS)
 def test_the_last_node_wins(host, first, last):
     alone, _ = host.render("wan21_t2v", last)
-    prompt = host.prompt("wan21_t2v", last)
-    prompt["first"] = {"class_type": first, "inputs": {**SMALL[first], "model": ["model", 0], "start_percent": 0.5}}
-    prompt["svg_model"]["inputs"]["model"] = ["first", 0]
-    result = host.server.queue(prompt)
-    assert torch.equal(latent(result), alone)
+    out, result = host.render("wan21_t2v", last, before=[(first, {**SMALL[first], "start_percent": 0.5})])
+    assert torch.equal(out, alone)
     (report,) = reports(result)
     assert report["node"] == "svg_model"
     assert "takes the place of an earlier Sparse VideoGen node" in result.log

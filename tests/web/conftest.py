@@ -59,3 +59,9 @@ def comfy(request, tab):
     tab.page.screenshot(path=OUT / f"{request.node.name}.png")
     tab.page.keyboard.press("Escape")  # closes dialogs that a test left open
     assert tab.errors == []
+
+
+@pytest.fixture
+def node(comfy):
+    """Id of an SVG2 node with its defaults, in view."""
+    return comfy.add("SVG2Attention")

@@ -24,12 +24,6 @@ def numbers(comfy, node: str, preset: dict) -> dict:
     return {name: values[name] for name in preset}
 
 
-@pytest.fixture
-def node(comfy):
-    """Id of an SVG2 node with its defaults."""
-    return comfy.add("SVG2Attention")
-
-
 def test_the_search_finds_it(comfy):
     has_aliases = not comfy.host.version.startswith("0.3.")
     comfy.command("Workspace.SearchBox.Toggle")

@@ -55,12 +55,6 @@ def report(node: str, run: int = 1, **changes) -> dict:
 
 
 @pytest.fixture
-def node(comfy):
-    """Id of an SVG2 node that stands in view."""
-    return comfy.add("SVG2Attention")
-
-
-@pytest.fixture
 def ran(comfy, node):
     """The same after a run."""
     comfy("send", "run", report(node))
@@ -79,11 +73,8 @@ def cells(comfy) -> list:
     )
 
 
-def test_no_panel_before_a_run(comfy, node):
-    assert comfy.panel(node) is None
-
-
 def test_a_step_in_words(comfy, node):
+    assert comfy.panel(node) is None
     comfy("send", "step", step(node, 0))
     assert comfy.panel(node)[0] == "Step 1 of 10, dense"
     assert comfy.panel(node)[-1] == f"start_percent: {EXPLANATION}"
@@ -112,14 +103,6 @@ def test_what_went_wrong_is_said(comfy, node):
     sparse = "The dense calls may not be exact: comfy_extras.nodes_sparse_attention takes them and seems to be sparse"
     assert any(line.startswith(sparse) for line in said)
     assert "torch in place of Triton: assign (9.0, bfloat16), select (9.0, float32)" in said
-
-
-def test_a_run_that_stayed_dense(comfy, node):
-    nothing = {"sparse_calls": 0, "density": None, "computed": None, "error": None, "kept": None, "dense_heads": None}
-    reasons = {"dense_reasons": {"min_tokens": 50}, "explanations": {"min_tokens": "480 tokens, fewer than 8192"}}
-    comfy("send", "run", report(node, work=1.0, steps=[], **nothing, **reasons))
-    assert comfy.panel(node)[0] == "All 50 calls dense"
-    assert comfy.panel(node)[-1] == "min_tokens: 480 tokens, fewer than 8192 (50 calls)"
 
 
 def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):

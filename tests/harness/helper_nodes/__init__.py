@@ -167,27 +167,33 @@ def other_override(model):
     options[OVERRIDE] = lambda func, *args, **kwargs: func(*args, **kwargs) * 0.9
 
 
+def before_each_forward(model, change):
+    """A forward's options are what `change` makes of them."""
+
+    def wrapper(apply_model, args):
+        args["c"]["transformer_options"] = change(args["c"]["transformer_options"])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model.set_model_unet_function_wrapper(wrapper)
+
+
 @patches_model("SVGTestRemoveOverride")
 def remove_override(model):
     """Takes the override out of a run's options, from its second forward on."""
     forwards = []
 
-    def wrapper(apply_model, args):
+    def change(options):
         forwards.append(1)
-        if len(forwards) > 1:
-            options = args["c"]["transformer_options"]
-            args["c"]["transformer_options"] = {key: value for key, value in options.items() if key != OVERRIDE}
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return {key: value for key, value in options.items() if key != OVERRIDE or len(forwards) == 1}
 
-    model.set_model_unet_function_wrapper(wrapper)
+    before_each_forward(model, change)
 
 
 @patches_model("SVGTestSparseOverride")
 def sparse_override(model):
     """As core's sparse attention: puts itself in front again at every step, and takes self-attention that others pass on."""
 
-    def wrapper(apply_model, args):
-        options = args["c"]["transformer_options"]
+    def change(options):
         current = override_of(options)
 
         def override(func, q, k, v, *rest, **kwargs):
@@ -195,10 +201,9 @@ def sparse_override(model):
             return out * 0.9 if q.shape == k.shape else out
 
         override.__module__ = "comfy_extras.nodes_sparse_attention"
-        args["c"]["transformer_options"] = {**options, OVERRIDE: override}
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return {**options, OVERRIDE: override}
 
-    model.set_model_unet_function_wrapper(wrapper)
+    before_each_forward(model, change)
 
 
 def during_a_run(model, ending: str, name: str, replacement):
