@@ -15,7 +15,6 @@ from render import Render, Scene
 from video_quality import psnr, ssim
 
 OUT = Path(__file__).with_name("out")
-HOSTS = ("auto", "comfyui", "diffusers")
 
 
 def main() -> None:
@@ -24,7 +23,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=0, choices=range(len(PROMPTS)), help="which of the model's prompts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--host", choices=HOSTS, default="auto", help="auto: a ComfyUI if one is found, else diffusers")
+    parser.add_argument(
+        "--host",
+        choices=("auto", "comfyui", "diffusers"),
+        default="auto",
+        help="auto: a ComfyUI if one is found, else diffusers",
+    )
     arguments = parser.parse_args()
     scene = Scene(arguments.prompt, arguments.seed, steps=arguments.steps)
     renders = render_on(arguments.host, scene)

@@ -40,12 +40,9 @@ SMALLER = """() => {
 GROUPS = """() => {
     const boxes = app.graph.groups.map(({ pos, size }) => [...pos, pos[0] + size[0], pos[1] + size[1]]);
     const edge = (i, pick) => pick(...boxes.map((box) => box[i]));
-    const { scale, offset } = app.canvas.ds;
-    const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    const place = (x, y) => ({ x: left + (x + offset[0]) * scale, y: top + (y + offset[1]) * scale });
-    const [x, y] = [edge(0, Math.min), edge(1, Math.min)];
-    const [width, height] = [edge(2, Math.max) - x, edge(3, Math.max) - y];
-    return { ...place(x, y), width: width * scale, height: height * scale };
+    const [x, y] = tests.inWindow(edge(0, Math.min), edge(1, Math.min));
+    const [right, bottom] = tests.inWindow(edge(2, Math.max), edge(3, Math.max));
+    return { x, y, width: right - x, height: bottom - y };
 }"""
 
 
@@ -102,7 +99,7 @@ def draw_workflows(comfy: ComfyPage) -> None:
     comfy.open()
     for file, workflow in workflows.items():
         comfy.load(workflow)
-        comfy.command("Comfy.Canvas.FitView")
+        comfy.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         comfy.page.wait_for_timeout(1500)  # the host's own transitions have no event
         comfy.evaluate(SMALLER)  # clear of the menus
         comfy.page.mouse.move(5, 5)

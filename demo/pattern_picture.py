@@ -15,22 +15,22 @@ from tiny_wan import load, shifted, take_attention
 from torch import Tensor
 
 CELLS_A_FRAME = 6
-MIDDLE = shifted(0.5)
+SIGMA = shifted(0.5)  # of the noise on the video
 
 
 @torch.no_grad()
-def attention_inputs(video: Tensor, prompt: int, sigma: float = MIDDLE) -> tuple[VideoLayout, list[tuple]]:
+def attention_inputs(video: Tensor, prompt: int) -> tuple[VideoLayout, list[tuple]]:
     """The layout and each layer's q, k, v [1, H, N, D] of the tiny model, for a video [T, H, W] with noise."""
     model, taken = load(), []
     clean = to_latent(video.unsqueeze(0))
-    noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), sigma)
+    noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), SIGMA)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         taken.append((q, k, v))
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     take_attention(model, attend)
-    model(noisy, torch.tensor([1000 * sigma]), embed(prompt))
+    model(noisy, torch.tensor([1000 * SIGMA]), embed(prompt))
     return VideoLayout(clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2), taken
 
 

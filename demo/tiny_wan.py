@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -51,11 +50,11 @@ def untrained() -> WanTransformer3DModel:
     return model
 
 
-def load(file: Path = CHECKPOINT) -> WanTransformer3DModel:
-    """The model of a checkpoint, in float32."""
+def load() -> WanTransformer3DModel:
+    """The trained model, in float32."""
     logging.set_verbosity_error()
     options = {"config": str(CONFIG), "local_files_only": True, "torch_dtype": torch.float32}
-    return WanTransformer3DModel.from_single_file(str(file), **options).eval().requires_grad_(False)
+    return WanTransformer3DModel.from_single_file(str(CHECKPOINT), **options).eval().requires_grad_(False)
 
 
 def original_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,9 +84,9 @@ def take_attention(model: WanTransformer3DModel, attend: Callable[[int, Tensor, 
         block.attn1.set_processor(Processor(partial(attend, layer)))
 
 
-def shifted(u: Tensor | float, shift: float = SHIFT) -> Tensor | float:
+def shifted(u: Tensor | float) -> Tensor | float:
     """Noise level of a place u in the schedule, from 1 (all noise) to 0, as hosts have it for flow models."""
-    return shift * u / (1 + (shift - 1) * u)
+    return SHIFT * u / (1 + (SHIFT - 1) * u)
 
 
 @torch.no_grad()

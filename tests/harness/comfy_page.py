@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,10 +97,7 @@ class ComfyPage:
 
     def set(self, **settings) -> None:
         """Writes settings on the server; the page reads them when it is opened."""
-        request = urllib.request.Request(
-            f"{self.host.server.url}/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request, timeout=60).close()
+        self.page.request.post(f"{self.host.server.url}/settings", data=settings, fail_on_status_code=True)
 
     def clear(self) -> None:
         """An empty workflow in the open tab."""
@@ -125,10 +120,6 @@ class ComfyPage:
     def settle(self) -> None:
         """Waits until what was changed is drawn."""
         self.page.evaluate(SETTLED)
-
-    def command(self, name: str) -> None:
-        """Runs a command of the page's menu."""
-        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def select(self, node_id: str) -> None:
         """A click on the node's title, in the middle of the window."""
@@ -164,9 +155,9 @@ class ComfyPage:
             self.page.keyboard.press("Enter")
         self.settle()
 
-    def add(self, kind: str, **inputs) -> str:
+    def add(self, kind: str) -> str:
         """Id of a new node, in the middle of the window."""
-        (node,) = self("build", {"new": {"class_type": kind, "inputs": inputs}}).values()
+        (node,) = self("build", {"new": {"class_type": kind, "inputs": {}}}).values()
         self("centre", node)
         return node
 
@@ -182,10 +173,9 @@ class ComfyPage:
         """The workflow as it would be saved."""
         return self.page.evaluate("() => app.graph.serialize()")
 
-    def picture(self, name: str, node_id: str, scale: float = 1) -> Path:
+    def picture(self, name: str, node_id: str) -> Path:
         """Saves what a node looks like."""
-        self("centre", node_id, scale)
-        self.settle()
+        self._bring(node_id)
         self.page.mouse.move(5, 5)
         self.page.wait_for_timeout(700)  # the host's own transitions have no event
         path = self.out / f"{name}.png"

@@ -109,14 +109,12 @@ window.tests = {
   },
 
   /** Moves the canvas so that a node stands in the middle of the window. */
-  centre(id, scale = 1) {
+  centre(id) {
     const node = tests.node(id);
     const { width, height } = app.canvas.canvas.getBoundingClientRect();
-    app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = [
-      width / 2 / scale - node.pos[0] - node.size[0] / 2,
-      height / 2 / scale - node.pos[1] - node.size[1] / 2,
-    ];
+    app.canvas.ds.scale = 1;
+    const [x, y] = [0, 1].map((axis) => node.pos[axis] + node.size[axis] / 2);
+    app.canvas.ds.offset = [width / 2 - x, height / 2 - y];
     app.canvas.setDirty(true, true);
   },
 };

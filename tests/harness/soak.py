@@ -1,4 +1,4 @@
-"""Many prompts in a row in one ComfyUI: `python tests/harness/soak.py [--prompts 200] [--minutes 10] [--comfyui PATH]`.
+"""Many prompts in a row in the newest ComfyUI that is found: `python tests/harness/soak.py [--prompts 200] [--minutes 10]`.
 
 All families with both nodes and without, many settings and sizes, some interrupted, two that run out of memory.
 Equal graphs must give equal latents to the last bit, the server's memory must not grow, its log must stay clean.
@@ -23,7 +23,7 @@ from statistics import median
 
 from comfy_host import PromptError, find_hosts, host_version
 from real_host import FIRST_VERSION, METHODS, Host, is_old, reports
-from tiny_checkpoints import FAMILIES, families_for
+from tiny_checkpoints import FAMILIES, families_for, parts
 
 SIZES = ((192, 128, 17), (128, 128, 9), (256, 160, 9), (160, 96, 25), (96, 192, 13))
 BATCHINGS = ({}, {"batch": 2}, {"cfg": 1.0}, {"negative_tokens": 30}, {"text_tokens": 40, "negative_tokens": 7})
@@ -49,7 +49,6 @@ OUT_OF_MEMORY = {
     "SVGAttention": "SVG failed; the rest of this run is dense",
     "SVG2Attention": "SVG2: out of memory, so fewer heads at a time from here on",
 }
-TRACEBACK = "Traceback (most recent call last)"
 # Prompts before memory is measured: one of each family and a few more, so that what is loaded on first use is there.
 SETTLED = 20
 WINDOW = 10
@@ -136,7 +135,8 @@ class Soak:
         if problem:
             self.failures.append(f"prompt {number}, {case.family}, {case.method}, {case.options}, {case.inputs}: {problem}")
         self.counts.update([str(case.method), case.fault or "finished"])
-        self.resident.append(resident_bytes(self.host.server.pid))
+        status = Path(f"/proc/{self.host.server.pid}/status").read_text()
+        self.resident.append(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) << 10)
 
     def _render(self, case: Case) -> str | None:
         after = [("SVGTestOutOfMemory", {})] if case.fault else []
@@ -165,7 +165,7 @@ class Soak:
         wrong = list(self.failures)
         if len(self.resident) < prompts:
             wrong.append(f"time was up after {len(self.resident)} of {prompts} prompts")
-        tracebacks = self.host.server.log()[self._log_start :].count(TRACEBACK)
+        tracebacks = self.host.server.log()[self._log_start :].count("Traceback (most recent call last)")
         if tracebacks != self.tracebacks:
             wrong.append(f"{tracebacks} tracebacks in the log, expected are {self.tracebacks}")
         if not self.sparse_calls:
@@ -186,11 +186,6 @@ class Soak:
         lines.append(f"{len(self._first)} graphs, {self.sparse_calls} sparse calls")
         lines.append(f"resident: {self.resident[-1] / 2**20:.1f} MiB at the end, {self.growth():+.2%}")
         return "\n".join(lines)
-
-
-def resident_bytes(pid: int) -> int:
-    """Of a process, on Linux."""
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) << 10
 
 
 def soak(path: Path, prompts: int, minutes: float) -> list[str]:
@@ -218,16 +213,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=200, help="at least 12")
     parser.add_argument("--minutes", type=float, default=10, help="no prompt is started after these")
-    parser.add_argument("--comfyui", type=Path, help="the first that is found if not given")
     arguments = parser.parse_args()
     if arguments.prompts < 12:
         parser.error("--prompts must be at least 12")
     os.environ.update(ALLOCATOR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    hosts = [path for path in [arguments.comfyui] if path] or find_hosts()
-    if not hosts or is_old(host_version(hosts[0])):
-        parser.error(f"no ComfyUI {FIRST_VERSION} or newer found: give --comfyui or set COMFYUI_PATH")
-    return int(bool(soak(hosts[0], arguments.prompts, arguments.minutes)))
+    hosts = [path for path in find_hosts() if not is_old(host_version(path))]
+    if not hosts:
+        parser.error(f"no ComfyUI {FIRST_VERSION} or newer found: set COMFYUI_PATH")
+    newest = max(hosts, key=lambda path: parts(host_version(path)))
+    return int(bool(soak(newest, arguments.prompts, arguments.minutes)))
 
 
 if __name__ == "__main__":

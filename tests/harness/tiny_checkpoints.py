@@ -142,13 +142,12 @@ def families_for(version: str) -> list[str]:
     return [name for name, family in FAMILIES.items() if parts(version) >= parts(family.since)]
 
 
-def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
+def write_checkpoint(name: str, folder: Path) -> Path:
     """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 15 MB, hunyuan15 33.
 
-    The same name and seed give the same weights, other names other weights, so that the high- and the
-    low-noise expert of Wan 2.2 differ.
+    Other names have other weights, so that the high- and the low-noise expert of Wan 2.2 differ.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     weights = {key: _fill(key, shape, generator) for key, shape in FAMILIES[name].shapes.items()}
     file = Path(folder) / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)

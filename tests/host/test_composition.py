@@ -230,15 +230,11 @@ def test_two_branches_with_their_own_settings(host):
     assert {report["node"] for report in reports(result)} == {"svg_model", "b_svg_model"}
 
 
-def test_another_resolution_and_back(host, method):
+def test_another_resolution_or_unloaded_models_between_runs(host, control, method):
     first = host.render("wan21_t2v", method)[0]
     larger = {"width": 256, "height": 160, "frames": 9}
     assert_as_without_it(host, "wan21_t2v", method, prompt_options=larger)
     assert torch.equal(host.render("wan21_t2v", method)[0], first)
-
-
-def test_the_model_unloaded_between_runs(host, control, method):
-    first = host.render("wan21_t2v", method)[0]
     host.server.free_memory()
     assert torch.equal(host.render("wan21_t2v", method)[0], first)
     assert torch.equal(host.render("wan21_t2v")[0], control("wan21_t2v"))

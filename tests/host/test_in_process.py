@@ -237,16 +237,13 @@ def test_a_fault_ends_in_a_finished_render_and_one_clear_line(faults, name):
     assert all(sum(line in said for said in told["said"]) == 1 for line in lines)
     assert any("the rest of this run is dense" in said for said in told["said"]) == (like == "dense")
     assert ("sparse 8/12 calls" in told["said"][-1]) == (like == "sparse")
+    if "failed" in told:  # with as many heads as at first
+        assert told["calls"] > told["failed"] >= 1
 
 
 @pytest.mark.parametrize("name", REACHED)
 def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, name):
     assert faults[name]["reached"] == REACHED[name] and "sparse 0/" in faults[name]["said"][-1]
-
-
-def test_out_of_memory_goes_on_with_fewer_heads(faults):
-    told = faults["memory for one head"]
-    assert told["failed"] >= 1 and told["calls"] > told["failed"]
 
 
 @pytest.mark.parametrize("method", ["SVG", "SVG2"])
@@ -284,10 +281,7 @@ def test_conditionings_count_for_the_device_that_computes_them(faults):
 def test_threads_that_load_one_model_each_tell_their_own_memory(faults):
     told = faults["threads tell"]
     assert told["failed"] == [] and told["extra"] == [1000] * 4
-
-
-def test_another_packs_estimate_is_raised_and_kept(faults):
-    assert faults["threads tell"]["other"] == 1007 and faults["threads tell"]["kept"]
+    assert told["other"] == 1007 and told["kept"]  # another pack's estimate is raised, and kept
 
 
 def test_nothing_stays_behind(faults):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import soak
 
 
 def test_a_short_soak_finds_nothing_wrong(host):
-    command = [sys.executable, soak.__file__, "--prompts", "12", "--comfyui", host.path]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    command, environment = [sys.executable, soak.__file__, "--prompts", "12"], os.environ | {"COMFYUI_PATH": str(host.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"ComfyUI {host.version}, 12 prompts" in done.stdout and "nothing wrong" in done.stdout
     assert "\ninterrupt: 1\nout_of_memory: 2\n" in done.stdout

@@ -8,22 +8,22 @@ import pytest
 from comfy_host import find_hosts, host_version
 from comfy_page import ComfyPage, chromium
 from real_host import Host, is_old
+from tiny_checkpoints import parts
 
 OUT = Path(__file__).with_name("out")
-VUE_SINCE = (0, 19)  # before, Vue nodes were an experiment that drew no panels of any pack
+VUE_SINCE = [0, 19]  # before, Vue nodes were an experiment that drew no panels of any pack
 
 
 def pytest_generate_tests(metafunc):
     """Runs each test once a ComfyUI and renderer."""
     if "tab" not in metafunc.fixturenames:
         return
-    params = []
-    for path in find_hosts():
-        version = host_version(path)
-        if is_old(version):
-            continue
-        renderers = ["classic", "vue"] if tuple(map(int, version.split(".")[:2])) >= VUE_SINCE else ["classic"]
-        params += [pytest.param((path, renderer), id=f"{version}-{renderer}") for renderer in renderers]
+    params = [
+        pytest.param((path, renderer), id=f"{version}-{renderer}")
+        for path, version in ((path, host_version(path)) for path in find_hosts())
+        for renderer in ("classic", "vue")
+        if not is_old(version) and (renderer == "classic" or parts(version) >= VUE_SINCE)
+    ]
     skip = pytest.mark.skip(reason="no ComfyUI with the attention override found: set COMFYUI_PATH")
     metafunc.parametrize("tab", params or [pytest.param(None, marks=skip, id="no-host")], indirect=True, scope="session")
 

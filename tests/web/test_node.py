@@ -26,7 +26,7 @@ def numbers(comfy, node: str, preset: dict) -> dict:
 
 def test_the_search_finds_it(comfy):
     has_aliases = not comfy.host.version.startswith("0.3.")
-    comfy.command("Workspace.SearchBox.Toggle")
+    comfy.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     comfy.page.locator("input[role=combobox]:focus").wait_for()
     comfy.page.keyboard.type("semantic clusters" if has_aliases else "Sparse VideoGen 2")
     comfy.page.get_by_text("Sparse VideoGen 2 (SVG2)").first.wait_for()

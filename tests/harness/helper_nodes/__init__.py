@@ -5,11 +5,13 @@ attention override, take it away in mid-run, run out of memory.
 """
 
 import hashlib
+import pickle
 import random
 import sys
 import time
 from types import SimpleNamespace
 
+import numpy
 import torch
 from comfy.patcher_extension import WrappersMP
 
@@ -88,18 +90,9 @@ def images(shape):
 @node("SVGDemoRandomState", "LATENT", output=True, samples="LATENT")
 def random_state(samples):
     """Passes a latent on and shows a hash of the global random state of torch, numpy and python."""
-    return {"ui": {"text": [random_state_hash()]}, "result": (samples,)}
-
-
-def random_state_hash() -> str:
-    """SHA-256 of the global random state of torch (CPU and every CUDA device), numpy and python."""
-    import numpy
-
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
-    parts = [*(state.numpy().tobytes() for state in states), repr(random.getstate()).encode()]
-    name, keys, *rest = numpy.random.get_state()
-    parts += [keys.tobytes(), repr((name, *rest)).encode()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    everything = pickle.dumps((random.getstate(), numpy.random.get_state(), [state.numpy() for state in states]))
+    return {"ui": {"text": [hashlib.sha256(everything).hexdigest()]}, "result": (samples,)}
 
 
 def patches_model(node_id: str):
