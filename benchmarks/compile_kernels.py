@@ -23,7 +23,7 @@ from pathlib import Path
 
 import machine_code
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "harness"))
 
 KIB = 1024
 SERIALISES = "3.3."  # Triton whose assembler serialises wgmma

@@ -1,4 +1,4 @@
-"""The checkout as the package `sparse_videogen`, and the demo's modules: importing this puts both within reach."""
+"""Importing this loads the checkout as `sparse_videogen`, and puts the modules of the demo and the harness within reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "demo"))
+sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "harness")]
 
 from load_pack import load_pack  # noqa: E402
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
-from measure import ROOT, Rows  # loads the pack, puts demo/ on the path
+from measure import Rows  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
-sys.path.insert(0, str(ROOT / "tests" / "support"))
 import comfy_render
 from comfy_page import newest_page
 from render import METHODS, Scene
@@ -45,6 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     times, messages = {True: [], False: []}, []
     with newest_page() as comfy:
+        comfy_render.install_checkpoint(comfy.host.server.base_dir)
         comfy.open()
         comfy.clear()
         comfy("build", comfy_render.prompt_of(SCENE, METHODS[-1]))

@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
 import tiny_wan
-from baselines import Blocks
-from moving_shapes import CELL, PROMPTS, embed, from_latent
-from render import CHECKPOINT, GUIDANCE
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
+from diffusers_host import Run
+from moving_shapes import PROMPTS
+from quality_heads import curves
+from render import Scene
+from sparse_videogen.svg_core import SVG2Config, VideoLayout
 from torch import Tensor
 from video_quality import psnr, ssim
 
@@ -32,18 +32,7 @@ COLUMNS = ("provider", "setting", "start_percent", "density", "computed", "psnr"
 # as there (76) would be 17: too few to choose from, so they are smaller.
 TILE = (64, 32)
 SVG2 = SVG2Config(q_clusters=12, k_clusters=96, kmeans_init_iters=10, min_keep=0.02)
-TOP_P = (0.3, 0.5, 0.7, 0.9)
-DENSITIES = (0.1, 0.2, 0.4)
-PAPER = replace(SVG2, tail="off", tile_cut="cluster")
-CURVES = {
-    "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in DENSITIES},
-    "svg2-paper": {f"top_p={p}": replace(PAPER, top_p=p) for p in TOP_P},
-    "svg2-full-tiles": {f"top_p={p}": replace(SVG2, top_p=p, tail="off") for p in TOP_P},
-    "svg2-tail-0": {f"top_p={p}": replace(SVG2, top_p=p, tail="zero_order") for p in TOP_P},
-    "svg2-tail-2": {f"top_p={p}": replace(SVG2, top_p=p) for p in TOP_P},
-    "top-blocks": {f"density={density}": Blocks(density) for density in DENSITIES},
-    "random-blocks": {f"density={density}": Blocks(density, random=True) for density in DENSITIES},
-}
+CURVES = curves(SVG2, (0.3, 0.5, 0.7, 0.9), (0.1, 0.2, 0.4))
 BASE = replace(SVG2, top_p=0.7)
 WARM_UPS = (0.0, 0.2)
 STARTS = (0.0, 0.1, 0.3, 0.4)  # 0.2 is that of the other studies
@@ -64,41 +53,20 @@ class Renderer:
     """Renders all prompts of a seed at once, with any attention in place of the model's own."""
 
     def __init__(self, frames: int, pixels: int, steps: int, prompts: int = len(PROMPTS)):
-        self.model = tiny_wan.load(CHECKPOINT)
-        self.text = torch.cat([embed(prompt) for prompt in range(prompts)])
-        self.shape = (prompts, tiny_wan.CHANNELS, frames, pixels // CELL, pixels // CELL)
-        self.layout = VideoLayout(frames, pixels // CELL // 2, pixels // CELL // 2)
-        self.steps = steps
+        self.model, self.scene, self.prompts = tiny_wan.load(), Scene(frames=frames, pixels=pixels, steps=steps), range(prompts)
+        self.layout = VideoLayout(*self.scene.grid)
 
     def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
         """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
-        state, counted, sparse = SparseState(), {"density": [], "computed": [], "error": []}, False
+        run = Run(config, self.layout)
 
-        def before_step(step: int) -> None:
-            nonlocal sparse
-            sparse = config is not None and step >= start_percent * self.steps - 1e-6
+        def before_step(step: int, sigma: float) -> None:
+            run.sparse = config is not None and step >= start_percent * self.scene.steps - 1e-6
 
-        def attend_in(layer: int):
-            def attend(q, k, v):
-                shared = {"config": config, "layout": self.layout, "state": state, "key": layer}
-                if not sparse:
-                    if config is not None:
-                        warm_up(q, k, **shared)
-                    return F.scaled_dot_product_attention(q, k, v)
-                out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
-                for name, values in counted.items():
-                    values.append(getattr(stats, name).mean().item())
-                return out
-
-            return attend
-
-        for layer, block in enumerate(self.model.blocks):
-            block.self_attn.attend = attend_in(layer)
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+        tiny_wan.take_attention(self.model, run.attend)
+        scene = (self.prompts, self.scene.frames, self.scene.pixels, self.scene.steps, seed)
         with torch.autocast("cpu", torch.bfloat16):
-            guided = {"no_text": embed(None), "guidance": GUIDANCE}
-            latent = tiny_wan.sample(self.model, noise, self.text, **guided, steps=self.steps, before_step=before_step)
-        return from_latent(latent), {name: sum(x) / len(x) for name, x in counted.items() if x}
+            return tiny_wan.sample(self.model, *scene, before_step), run.figures()
 
 
 def measure(renderer: Renderer, references: dict[int, Tensor], config, start_percent: float) -> dict:
@@ -117,14 +85,11 @@ def measure(renderer: Renderer, references: dict[int, Tensor], config, start_per
 def jobs(studies: bool, warm_ups: list[float]) -> Iterator[tuple[dict, object, float]]:
     """(what the row says of itself, config, start_percent)."""
     if studies:
-        for study, points in STUDIES.items():
-            for setting, config, start in points:
-                yield {"provider": study, "setting": setting}, config, start
+        points = [(study, *point) for study, points in STUDIES.items() for point in points]
     else:
-        for start in warm_ups:
-            for provider, points in CURVES.items():
-                for setting, config in points.items():
-                    yield {"provider": provider, "setting": setting}, config, start
+        points = [(curve, *point, s) for s in warm_ups for curve, points in CURVES.items() for point in points.items()]
+    for provider, setting, config, start in points:
+        yield {"provider": provider, "setting": setting}, config, start
 
 
 def main() -> None:

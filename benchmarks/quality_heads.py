@@ -2,7 +2,7 @@
 
     python benchmarks/quality_heads.py --json benchmarks/results/quality_heads.jsonl
 
-Synthetic q, k, v (demo/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
+Synthetic q, k, v (tests/harness/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
 its attention is that of a quantile of the model's heads, from benchmarks/data/attention_density.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measure import Rows, use_tiles  # loads the pack, puts demo/ on the path
+from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
 from baselines import Blocks
@@ -28,17 +28,25 @@ COLUMNS = ("provider", "setting", "density", "computed", "error", "error_max")
 HELD, ROWS = 0.95, 64
 TILE = (128, 64)
 SVG2 = SVG2Config(q_clusters=64, k_clusters=216, kmeans_init_iters=10, min_keep=0.02)
-TOP_P = (0.5, 0.7, 0.8, 0.9, 0.95)
-DENSITIES = (0.05, 0.1, 0.2, 0.4)
-METHODS = {
-    "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in DENSITIES[1:]},
-    "svg2-paper": {f"top_p={p}": replace(SVG2, top_p=p, tail="off", tile_cut="cluster") for p in TOP_P},
-    "svg2-full-tiles": {f"top_p={p}": replace(SVG2, top_p=p, tail="off") for p in TOP_P},
-    "svg2-tail-0": {f"top_p={p}": replace(SVG2, top_p=p, tail="zero_order") for p in TOP_P},
-    "svg2-tail-2": {f"top_p={p}": replace(SVG2, top_p=p) for p in TOP_P},
-    "top-blocks": {f"density={density}": Blocks(density) for density in DENSITIES},
-    "random-blocks": {f"density={density}": Blocks(density, random=True) for density in DENSITIES},
-}
+
+
+def curves(svg2: SVG2Config, top_p: tuple[float, ...], densities: tuple[float, ...]) -> dict[str, dict]:
+    """Provider -> setting -> config; SVG2 with these clusters."""
+    by_mass = {
+        "svg2-paper": replace(svg2, tail="off", tile_cut="cluster"),
+        "svg2-full-tiles": replace(svg2, tail="off"),
+        "svg2-tail-0": replace(svg2, tail="zero_order"),
+        "svg2-tail-2": svg2,
+    }
+    return {
+        "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in densities if density >= 0.1},
+        **{name: {f"top_p={p}": replace(config, top_p=p) for p in top_p} for name, config in by_mass.items()},
+        "top-blocks": {f"density={density}": Blocks(density) for density in densities},
+        "random-blocks": {f"density={density}": Blocks(density, random=True) for density in densities},
+    }
+
+
+METHODS = curves(SVG2, (0.5, 0.7, 0.8, 0.9, 0.95), (0.05, 0.1, 0.2, 0.4))
 
 
 def targets(model: str, heads: int) -> list[float]:

@@ -6,7 +6,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from report import RESULTS, read
+from report import RESULTS, read, table
 
 STYLES = {
     "svg": ("SVG", "C0", "o"),
@@ -17,34 +17,31 @@ STYLES = {
     "top-blocks": ("top 64-blocks", "grey", "x"),
     "random-blocks": ("random 64-blocks", "lightgrey", "+"),
 }
-FIGURES = "| density | computed | PSNR | lowest | SSIM | attention error |"
+FIGURES = "density | computed | PSNR | lowest | SSIM | attention error"
 
 
 def tables(rows: list[dict]) -> list[str]:
     """Markdown: the curves by warm-up, the studies, the heads."""
+    of = {op: [row for row in rows if row["op"] == op] for op in ("quality", "quality-study", "quality-heads")}
     lines = []
-    for start in sorted({row["start_percent"] for row in rows if row["op"] == "quality"}):
-        lines += [f"\n### Tiny model, first {start:.0%} of the steps dense\n"]
-        lines += ["| method | setting " + FIGURES, "|---" * 8 + "|"]
-        chosen = [row for row in rows if row["op"] == "quality" and row["start_percent"] == start]
-        lines += [f"| {STYLES[row['provider']][0]} | {row['setting']} | {_figures(row)} |" for row in chosen]
-    studies = [row for row in rows if row["op"] == "quality-study"]
-    if studies:
-        lines += ["\n### One setting at a time\n", "| what varies | value " + FIGURES, "|---" * 8 + "|"]
-        lines += [f"| {row['provider']} | {row['setting']} | {_figures(row)} |" for row in studies]
-    heads = [row for row in rows if row["op"] == "quality-heads"]
-    if heads:
-        lines += [f"\n### Heads as concentrated as {heads[0]['shape']}'s, {heads[0]['tokens']:,} tokens\n"]
-        lines += ["| method | setting | density | computed | mean error | worst head |", "|---|---|---|---|---|---|"]
-        for row in heads:
-            figures = f"{row['density']:.3f} | {row['computed']:.3f} | {row['error']:.4f} | {row['error_max']:.4f}"
-            lines.append(f"| {STYLES[row['provider']][0]} | {row['setting']} | {figures} |")
-    return lines
+    for start in sorted({row["start_percent"] for row in of["quality"]}):
+        curves = [_line(row, STYLES[row["provider"]][0]) for row in of["quality"] if row["start_percent"] == start]
+        lines += table(f"Tiny model, first {start:.0%} of the steps dense", f"method | setting | {FIGURES}", curves)
+    studies = [_line(row, row["provider"]) for row in of["quality-study"]]
+    lines += table("One setting at a time", f"what varies | value | {FIGURES}", studies)
+    heads = [
+        f"| {STYLES[row['provider']][0]} | {row['setting']} | {row['density']:.3f} | {row['computed']:.3f} | "
+        f"{row['error']:.4f} | {row['error_max']:.4f} |"
+        for row in of["quality-heads"]
+    ]
+    title = "Heads as concentrated as {shape}'s, {tokens:,} tokens".format(**of["quality-heads"][0]) if heads else ""
+    return lines + table(title, "method | setting | density | computed | mean error | worst head", heads)
 
 
-def _figures(row: dict) -> str:
+def _line(row: dict, name: str) -> str:
     shares = f"{row['density']:.3f} | {row['computed']:.3f}"
-    return f"{shares} | {row['psnr']:.1f} | {row['psnr_min']:.1f} | {row['ssim']:.4f} | {row['error']:.4f}"
+    near = f"{row['psnr']:.1f} | {row['psnr_min']:.1f} | {row['ssim']:.4f} | {row['error']:.4f}"
+    return f"| {name} | {row['setting']} | {shares} | {near} |"
 
 
 def plot(rows: list[dict], file: Path) -> None:

@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from comfy_host import ComfyServer, RunResult, host_version, latent, prepare_host
-from moving_shapes import TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
-from render import CHECKPOINT, GUIDANCE, LAYERS, METHODS, Method, Progress, Render, Scene
+from moving_shapes import CELL, TEXT_TOKENS, TEXT_WIDTH, from_host_latent, seed_of
+from render import CHECKPOINT, GUIDANCE, LAYERS, Method, Render, Scene, each_method  # adds tests/harness
+
+# isort: split
+from comfy_host import ComfyServer, RunResult, host_version, latent
+from real_host import Host
+from tiny_prompts import node
 from tiny_wan import SHIFT
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKS = (ROOT, ROOT / "demo" / "helper_nodes")
 TIMEOUT_S = 600
 
 
 def prompt_of(scene: Scene, method: Method) -> dict:
     """The API prompt: loader, method, shift, sampler, latent."""
-    _, channels, frames, height, width = scene.latent_shape
+    cells = scene.pixels // CELL
     prompt = {
-        "model": _node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
-        "shift": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
-        "timed": _node("SVGDemoTimeAttention", model=["shift", 0]),
-        "text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
-        "no_text": _node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
-        "noise": _node("SVGDemoLatent", channels=channels, frames=frames, height=height, width=width, batch=1),
-        "save": _node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
+        "model": node("UNETLoader", unet_name=CHECKPOINT.name, weight_dtype="default"),
+        "shift": node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
+        "timed": node("SVGDemoTimeAttention", model=["shift", 0]),
+        "text": node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(scene.prompt)),
+        "no_text": node("SVGDemoConditioning", tokens=TEXT_TOKENS, width=TEXT_WIDTH, seed=seed_of(None)),
+        "noise": node("SVGDemoLatent", channels=16, frames=scene.frames, height=cells, width=cells, batch=1),
+        "save": node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/demo"),
     }
     if method.node:
-        defaults = {"max_error": 0.0, "backend": "auto", "verbose": False, "preset": "Custom"}
-        rest = {
-            "SVGAttention": {"sampled_rows": 64},
-            "SVG2Attention": {"kmeans_step_iters": 2, "recluster_every": 1},
-        }[method.node]
-        inputs = {**defaults, **rest, **method.schedule, **method.inputs}
-        prompt["sparse"] = _node(method.node, model=["shift", 0], **inputs)
+        prompt["sparse"] = node(method.node, model=["shift", 0], **method.schedule, **method.inputs)
         prompt["timed"]["inputs"]["model"] = ["sparse", 0]
     sampling = {"steps": scene.steps, "cfg": GUIDANCE, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["timed", 0], "positive": ["text", 0], "negative": ["no_text", 0], "latent_image": ["noise", 0]}
-    prompt["sampler"] = _node("KSampler", seed=scene.seed, **sampling, **links)
+    prompt["sampler"] = node("KSampler", seed=scene.seed, **sampling, **links)
     return prompt
 
 
@@ -54,22 +51,13 @@ def render(server: ComfyServer, scene: Scene, method: Method) -> Render:
     return Render(method.name, video, *figures, *steps, attention_s, result.seconds)
 
 
-def render_all(path: Path, scene: Scene, progress: Progress) -> list[Render]:
+def render_all(path: Path, scene: Scene) -> list[Render]:
     """A render a method, dense first, in the ComfyUI at `path`."""
-    total = 3 + len(METHODS)
-    progress(f"requirements of ComfyUI {host_version(path)}", 0, total)
-    prepare_host(path)
-    progress("starting it", 1, total)
+    print(f"ComfyUI {host_version(path)} at {path}: its requirements, its start, and")
     with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder:
         install_checkpoint(Path(folder))
-        with ComfyServer(path, folder, PACKS) as server:
-            progress("warm-up", 2, total)
-            render(server, Scene(frames=2, pixels=32, steps=1), METHODS[0])  # pays for what a server sets up once
-            rows = []
-            for done, method in enumerate(METHODS, start=3):
-                progress(method.name, done, total)
-                rows.append(render(server, scene, method))
-    return rows
+        with Host(path, Path(folder), []).server as server:
+            return each_method(partial(render, server), scene)
 
 
 def install_checkpoint(base_dir: Path) -> None:
@@ -81,7 +69,3 @@ def install_checkpoint(base_dir: Path) -> None:
 
 def _event(result: RunResult, kind: str) -> dict | None:
     return next((data for name, data in result.events if name == kind), None)
-
-
-def _node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from comfy_host import find_hosts, host_version
-from load_pack import load_pack
+import comfy_render
+import diffusers_host
+import pattern_picture
+import pictures
+from comfy_host import find_hosts
 from moving_shapes import PROMPTS
-
-load_pack()
-
-import comfy_render  # noqa: E402
-import diffusers_host  # noqa: E402
-import pattern_picture  # noqa: E402
-import pictures  # noqa: E402
-from render import Render, Scene  # noqa: E402
-from video_quality import psnr, ssim  # noqa: E402
+from render import Render, Scene
+from video_quality import psnr, ssim
 
 OUT = Path(__file__).with_name("out")
-HOSTS = ("auto", "comfyui", "diffusers")
 
 
 def main() -> None:
@@ -29,7 +23,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=0, choices=range(len(PROMPTS)), help="which of the model's prompts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--host", choices=HOSTS, default="auto", help="auto: a ComfyUI if one is found, else diffusers")
+    parser.add_argument(
+        "--host",
+        choices=("auto", "comfyui", "diffusers"),
+        default="auto",
+        help="auto: a ComfyUI if one is found, else diffusers",
+    )
     arguments = parser.parse_args()
     scene = Scene(arguments.prompt, arguments.seed, steps=arguments.steps)
     renders = render_on(arguments.host, scene)
@@ -43,25 +42,15 @@ def render_on(host: str, scene: Scene) -> list[Render]:
     """A render a method, in the host asked for.
 
     Raises:
-        RuntimeError: a ComfyUI is asked for and none is there, or diffusers is not installed where it is needed.
+        RuntimeError: a ComfyUI is asked for and none is there.
     """
     found = find_hosts() if host != "diffusers" else []
     if host == "comfyui" and not found:
         raise RuntimeError("no ComfyUI found: set COMFYUI_PATH=/path/to/ComfyUI, or choose --host diffusers")
     if found:
-        print(f"ComfyUI {host_version(found[0])} at {found[0]}")
-        return comfy_render.render_all(found[0], scene, show_progress)
+        return comfy_render.render_all(found[0], scene)
     print("diffusers" + (" (no ComfyUI found; COMFYUI_PATH=/path/to/ComfyUI names one)" if host == "auto" else ""))
-    return diffusers_host.render_all(scene, show_progress)
-
-
-def show_progress(text: str, done: int, total: int) -> None:
-    """A bar on the terminal; one line a step where the output is no terminal."""
-    if sys.stdout.isatty():
-        bar = "#" * (30 * done // total)
-        print(f"\r[{bar:<30}] {done}/{total} {text:<40}", end="\n" if done == total else "", flush=True)
-    elif done % 10 == 0 or total < 10:
-        print(f"[{done}/{total}] {text}", flush=True)
+    return diffusers_host.render_all(scene)
 
 
 def print_table(renders: list[Render]) -> None:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tiny_wan
 import torch
 from moving_shapes import embed, to_latent
-from render import CHECKPOINT, METHODS, Method
-from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, svg, svg2
+from render import METHODS, Method  # adds tests/harness
+
+# isort: split
+from masks import plan_mask
+from sparse_videogen.svg_core import Call, SparseState, SVG2Config, SVGConfig, VideoLayout, methods
+from tiny_wan import load, shifted, take_attention
 from torch import Tensor
 
 CELLS_A_FRAME = 6
-MIDDLE = tiny_wan.shifted(0.5)
+SIGMA = shifted(0.5)  # of the noise on the video
 
 
 @torch.no_grad()
-def attention_inputs(video: Tensor, prompt: int, sigma: float = MIDDLE) -> tuple[VideoLayout, list[tuple]]:
+def attention_inputs(video: Tensor, prompt: int) -> tuple[VideoLayout, list[tuple]]:
     """The layout and each layer's q, k, v [1, H, N, D] of the tiny model, for a video [T, H, W] with noise."""
-    model, taken = tiny_wan.load(CHECKPOINT), []
+    model, taken = load(), []
     clean = to_latent(video.unsqueeze(0))
-    noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), sigma)
-    for block in model.blocks:
-        block.self_attn.attend = lambda q, k, v: (
-            taken.append((q, k, v)) or torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        )
-    model(noisy, torch.tensor([1000 * sigma]), embed(prompt))
+    noisy = torch.lerp(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), SIGMA)
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        taken.append((q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    take_attention(model, attend)
+    model(noisy, torch.tensor([1000 * SIGMA]), embed(prompt))
     return VideoLayout(clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2), taken
 
 
@@ -62,14 +67,9 @@ def draw(video: Tensor, prompt: int, file: Path) -> None:
 def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, probs: Tensor, head: int) -> str:
     """Draws what a method computes of a head; returns what to say of it."""
     config = (SVGConfig if method.node == "SVGAttention" else SVG2Config)(**method.inputs)
-    planner = svg.plan if isinstance(config, SVGConfig) else svg2.plan
-    options = {"sm_scale": q.shape[-1] ** -0.5, "block_m": 64, "backend": "torch", "workspace_bytes": 1 << 30}
-    ((_, plan),) = planner(q, k, v, config, layout, SparseState(), None, **options).parts
-    mask = torch.zeros(layout.tokens, layout.tokens, dtype=torch.bool)
-    s = int(plan.list_of_head[0, head])
-    for t, rows in enumerate(plan.query_index[s]):
-        rows = rows[rows >= 0].long()
-        mask[rows.unsqueeze(1), plan.key_index[s, t, : plan.key_count[s, t]].long()] = True
+    call = Call(config, layout, q.shape[-1] ** -0.5, 64, "torch", 1 << 30)
+    ((_, plan),) = methods.METHODS[type(config)].plan(q, k, v, call, SparseState(), None).parts
+    mask, s = plan_mask([plan], layout.tokens)[0, head], int(plan.list_of_head[0, head])
     # The root keeps thin lines visible.
     axis.imshow(_cells(mask.float(), layout).sqrt(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
     kind = ("spatial, ", "temporal, ")[s] if isinstance(config, SVGConfig) else ""

@@ -1,4 +1,4 @@
-"""Grey videos as pictures: contact sheets, labelled side by side, still and animated."""
+"""Grey videos as pictures: labelled side by side, still and animated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-LABEL_HEIGHT, GAP, FRAME_MS = 18, 4, 100
+LABEL_HEIGHT, GAP, FRAME_MS, SCALE = 18, 4, 100, 2
 DIFFERENCE_GAIN = 4
 
 
@@ -17,37 +17,31 @@ def grey(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).byte()
 
 
-def contact_sheet(videos: Tensor, file: Path, frames: int = 6) -> None:
-    """Writes a PNG: a row a video of videos [B, T, H, W], evenly spaced frames to the right."""
-    shown = grey(videos[:, _spread(videos.shape[1], frames)])
-    Image.fromarray(shown.permute(0, 2, 1, 3).flatten(2).flatten(0, 1).numpy()).save(file)
-
-
-def animation(videos: dict[str, Tensor], file: Path, *, scale: int = 2, reference: str | None = None) -> None:
+def animation(videos: dict[str, Tensor], file: Path, *, reference: str | None = None) -> None:
     """Writes an animated WebP of labelled videos [T, H, W] side by side.
 
     Args:
         reference: name of one of them; below each other one then stands how far it is from that, times
             DIFFERENCE_GAIN, on grey.
     """
-    pages = _pages(videos, scale, reference)
+    pages = _pages(videos, reference)
     pages[0].save(file, save_all=True, append_images=pages[1:], duration=FRAME_MS, loop=0, quality=75, method=6)
 
 
-def still(videos: dict[str, Tensor], file: Path, *, scale: int = 2, reference: str | None = None, frames: int = 4) -> None:
+def still(videos: dict[str, Tensor], file: Path, *, reference: str | None = None, frames: int = 4) -> None:
     """Writes a PNG of evenly spaced frames of the same, one below the other."""
-    pages = _pages(videos, scale, reference)
-    shown = [pages[i] for i in _spread(len(pages), frames)]
+    pages = _pages(videos, reference)
+    shown = [pages[i] for i in torch.linspace(0, len(pages) - 1, min(frames, len(pages))).round().long()]
     sheet = Image.new("L", (shown[0].width, sum(page.height for page in shown)), 255)
     for i, page in enumerate(shown):
         sheet.paste(page, (0, i * page.height))
     sheet.save(file, optimize=True)
 
 
-def _pages(videos: dict[str, Tensor], scale: int, reference: str | None) -> list[Image.Image]:
+def _pages(videos: dict[str, Tensor], reference: str | None) -> list[Image.Image]:
     """A page a frame: labels, videos, differences."""
     frames, height, width = next(iter(videos.values())).shape
-    column, row = width * scale + GAP, height * scale + LABEL_HEIGHT + GAP
+    column, row = width * SCALE + GAP, height * SCALE + LABEL_HEIGHT + GAP
     rows = 1 if reference is None else 2
     font = ImageFont.load_default(12)
     pages = []
@@ -61,12 +55,7 @@ def _pages(videos: dict[str, Tensor], scale: int, reference: str | None) -> list
             for line, (label, picture) in enumerate(panels):
                 draw.text((i * column + 2, line * row + 2), label, fill=0, font=font)
                 image = Image.fromarray(grey(picture).numpy())
-                image = image.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+                image = image.resize((width * SCALE, height * SCALE), Image.Resampling.BICUBIC)
                 page.paste(image, (i * column, line * row + LABEL_HEIGHT))
         pages.append(page)
     return pages
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` evenly spaced numbers below `count`, the first and the last among them."""
-    return torch.linspace(0, count - 1, min(wanted, count)).round().long().tolist()

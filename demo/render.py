@@ -1,7 +1,11 @@
-"""What the demo renders and measures, whichever host does the work."""
+"""What the demo renders and measures, whichever host does the work.
+
+Loads the pack, and puts tests/harness, which finds and runs a ComfyUI, on the import path.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +13,15 @@ from pathlib import Path
 from moving_shapes import CELL
 from torch import Tensor
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests" / "harness"))
+from load_pack import load_pack  # noqa: E402
+
+load_pack()
+
 CHECKPOINT = Path(__file__).with_name("tiny_wan.safetensors")
 LAYERS = 4
 GUIDANCE = 2.5  # without any, the tiny model's shapes are blobs; larger models are sampled with 3.5-6
-# text, share done and all there is of it
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,9 @@ class Scene:
     steps: int = 20
 
     @property
-    def latent_shape(self) -> tuple[int, int, int, int, int]:
-        return (1, 16, self.frames, self.pixels // CELL, self.pixels // CELL)
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, height and width in tokens: 2 x 2 latent cells."""
+        return (self.frames, self.pixels // CELL // 2, self.pixels // CELL // 2)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,9 @@ METHODS = (
 )
 
 
+WARM_UP = Scene(frames=2, pixels=32, steps=1)
+
+
 @dataclass(frozen=True)
 class Render:
     """One finished video.
@@ -85,3 +97,13 @@ class Render:
     sparse_steps: int
     attention_s: float
     total_s: float
+
+
+def each_method(render: Callable[[Scene, Method], Render], scene: Scene) -> list[Render]:
+    """A render a method, dense first; one more before them pays for what a host sets up once."""
+    render(WARM_UP, METHODS[0])
+    done = []
+    for method in METHODS:
+        print(f"{method.name} ...", flush=True)
+        done.append(render(scene, method))
+    return done

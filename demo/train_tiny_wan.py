@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from moving_shapes import CELL, PROMPTS, clips, embed, from_latent, to_latent
-from pictures import contact_sheet
+from moving_shapes import PROMPTS, clips, embed, to_latent
+from pictures import still
 from safetensors.torch import save_file
-from tiny_wan import CHANNELS, TinyWan, sample, shifted
-from torch import Tensor
+from tiny_wan import original_names, sample, shifted, untrained
 
 # Muon for the blocks' matrices, AdamW for the rest: over the first 300 steps the loss fell faster than by AdamW alone.
 MATRIX_RATE, OTHER_RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 1.5e-3, 0.02, 0.01
@@ -39,7 +38,7 @@ class Training:
     def __init__(self, seed: int, device: str, stages=STAGES):
         torch.manual_seed(seed)
         self.seed, self.device, self.stages = seed, device, stages
-        self.model = TinyWan().to(device)
+        self.model = untrained().to(device)
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         named = dict(self.model.named_parameters())
         matrices = [value for name, value in named.items() if name.startswith("blocks.") and value.ndim == 2]
@@ -72,7 +71,8 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1, done / WARM_UP + 0.01) * 0.5 * (1 + math.cos(math.pi * done))
         with torch.autocast(self.device, torch.bfloat16):
-            velocity = self.forward(torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1)), 1000 * sigma, text)
+            noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
+            (velocity,) = self.forward(noisy, 1000 * sigma, text, return_dict=False)
         loss = (velocity.float() - (noise - clean)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -106,21 +106,13 @@ class Training:
             optimizer.load_state_dict(saved)
         self.ema, self.steps, self.seconds = state["ema"], state["steps"], state["seconds"]
 
-    def averaged(self) -> TinyWan:
-        """The moving average as a model of its own."""
-        model = TinyWan().to(self.device)
+    def draw(self, frames: int, pixels: int, file: Path) -> None:
+        """A picture of what the moving average makes of every prompt."""
+        model = untrained().to(self.device)
         model.load_state_dict(self.ema)
-        return model.eval()
-
-
-def samples(model: TinyWan, frames: int, pixels: int) -> Tensor:
-    """A video of every prompt, [B, frames, pixels, pixels]."""
-    device = model.patch_embedding.weight.device
-    shape = (len(PROMPTS), CHANNELS, frames, pixels // CELL, pixels // CELL)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    text = torch.cat([embed(prompt) for prompt in range(len(PROMPTS))]).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
-        return from_latent(sample(model, noise, text)).cpu()
+        with torch.autocast(self.device, torch.bfloat16):
+            videos = sample(model.eval(), range(len(PROMPTS)), frames, pixels)
+        still({str(prompt): video for prompt, video in enumerate(videos)}, file)
 
 
 def train(training: Training, *, minutes: float | None, steps: int | None) -> Iterator[tuple[float, float]]:
@@ -134,6 +126,7 @@ def train(training: Training, *, minutes: float | None, steps: int | None) -> It
 
 
 def main() -> None:
+    """Trains, and exports, as asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="length of the whole schedule, earlier runs of this state included")
@@ -144,36 +137,34 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile: 15 %% faster, takes minutes to begin")
     arguments = parser.parse_args()
-    training = Training(arguments.seed, arguments.device)
+    training, shall_train = Training(arguments.seed, arguments.device), arguments.minutes or arguments.steps
     if arguments.state.exists():
         training.load(arguments.state)
-    elif not (arguments.minutes or arguments.steps):
+    elif not shall_train:
         parser.error(f"nothing to export: {arguments.state} does not exist; train first with --minutes or --steps")
     if arguments.compile:
         training.forward = torch.compile(training.model)
-    if arguments.minutes or arguments.steps:
+    if shall_train:
         _run(training, arguments)
     if arguments.export:
-        save_file({name: value.bfloat16().contiguous().cpu() for name, value in training.ema.items()}, arguments.export)
+        weights = {name: value.bfloat16().contiguous().cpu() for name, value in training.ema.items()}
+        save_file(original_names(weights), arguments.export)
         print(f"{arguments.export}: {arguments.export.stat().st_size / 1e6:.1f} MB after {training.steps} steps")
 
 
 def _run(training: Training, arguments) -> None:
-    """Trains with a line of progress, saving the state and a picture of samples now and then, and at the end."""
+    """Trains with lines of progress, saving the state and a picture of samples now and then, and at the end."""
     mean, saved = None, time.monotonic()
     for done, loss in train(training, minutes=arguments.minutes, steps=arguments.steps):
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
-        bar = "#" * int(30 * done)
-        end = "\n" if training.steps % 100 == 0 else ""
-        text = f"\r[{bar:<30}] {done:6.1%} step {training.steps} loss {mean:.4f} {training.seconds / 60:.1f} min"
-        print(text, end=end, flush=True)
+        if training.steps % 100 == 0:
+            print(f"{done:6.1%} step {training.steps} loss {mean:.4f} {training.seconds / 60:.1f} min", flush=True)
         if time.monotonic() - saved > SAVE_EVERY_S:
             training.save(arguments.state)
             frames, pixels, _ = training.stage(done)
-            contact_sheet(samples(training.averaged(), frames, pixels), arguments.state.with_suffix(".png"))
+            training.draw(frames, pixels, arguments.state.with_suffix(".png"))
             saved = time.monotonic()
     training.save(arguments.state)
-    print()
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def main() -> None:
     if languages:
         files = {LOCALES / language / "source.json": _json(sources()) for language in languages}
     else:
-        sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support")]
+        sys.path[:0] = [str(ROOT / "tests" / "harness")]
         from comfy_host import find_hosts
         from real_host import Host, our_nodes
 

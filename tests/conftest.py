@@ -26,7 +26,7 @@ load_pack()
 
 def pytest_report_header() -> list[str]:
     """Which ComfyUI the host tests run against."""
-    from comfy_host import find_hosts, host_version
+    from host_env import find_hosts, host_version
 
     found = [f"ComfyUI {host_version(path)} at {path}" for path in find_hosts()]
     return found or ["no ComfyUI found: the tests in tests/host/ are skipped; set COMFYUI_PATH to run them"]

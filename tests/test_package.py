@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("kernels", "svg_core", "nodes")  # each may import those before it
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution"}
+NEEDED = {*LAYERS, "__init__.py", "web", "locales", "example_workflows"}
+NEEDED |= {"requirements.txt", "pyproject.toml", "README.md", "LICENSE"}
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -44,11 +46,24 @@ def test_requirements_never_name_what_the_host_brings():
     assert not names & {"torch", "torchvision", "torchaudio", "triton", "triton-windows"}
 
 
+def test_the_registry_ships_what_the_node_needs():
+    """All that it imports, serves and loads, and besides what a reader of the README opens."""
+    listed = ["git", "-C", str(ROOT), "ls-files", "--cached"]
+    kept_back = ["--ignored", f"--exclude-from={ROOT / '.comfyignore'}"]
+    tracked, ignored = (
+        set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+        for command in (listed, listed + kept_back)
+    )
+    assert {path for path in tracked if path.split("/")[0] in NEEDED} <= tracked - ignored
+    others = {path for path in tracked - ignored if path.split("/")[0] not in NEEDED}
+    assert others and all(Path(path).match("docs/*.md") for path in others)
+
+
 def test_importing_the_nodes_is_cheap_and_silent():
     """What the host's start pays beyond torch: under 100 ms, without Triton or plotting, no socket, no output."""
     code = f"""
 import sys, time, json, socket
-sys.path.insert(0, {str(ROOT / "demo")!r})
+sys.path.insert(0, {str(ROOT / "tests" / "harness")!r})
 import torch
 before = set(sys.modules)
 def refuse(*args, **kwargs): raise AssertionError("a connection was opened")

@@ -71,9 +71,8 @@ def test_the_report_shows_tables_and_a_plot(rows, tmp_path):
 
 
 def test_an_unknown_model_is_refused():
-    done = subprocess.run(
-        [sys.executable, FOLDER / "quality_heads.py", "--model", "wan9"], capture_output=True, text=True
-    )  # fmt: skip
+    command = [sys.executable, FOLDER / "quality_heads.py", "--model", "wan9"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode and "no model 'wan9'; there are hunyuan_i2v_13b" in done.stderr
 
 

@@ -11,16 +11,12 @@ def make(prompt: int = 0, seed: int = 0, frames: int = 5, height: int = 96, widt
     return clips([prompt], frames, height, width, torch.Generator().manual_seed(seed))
 
 
-def test_latents_decode_exactly():
+def test_latents_hold_the_pixels_of_their_squares_and_decode_exactly():
     video = make()
     latent = to_latent(video)
     assert latent.shape == (1, 16, 5, 24, 20)
+    assert torch.equal(latent[0, :, 0, 0, 1], video[0, 0, :4, 4:8].flatten())
     assert torch.equal(from_latent(latent), video)
-
-
-def test_a_latent_cell_holds_the_pixels_of_its_square():
-    video = torch.arange(64.0).view(1, 1, 8, 8)
-    assert torch.equal(to_latent(video)[0, :, 0, 0, 1], video[0, 0, :4, 4:].flatten())
 
 
 def test_what_a_host_hands_over_decodes_to_the_same_video():
@@ -56,11 +52,8 @@ def test_every_prompt_has_its_own_text():
     assert len({seed_of(prompt) for prompt in (*range(len(PROMPTS)), None)}) == len({text.sum().item() for text in texts}) == 9
 
 
-def test_rejects_a_prompt_that_does_not_exist():
+def test_rejects_what_it_cannot_draw():
     with pytest.raises(ValueError, match="prompt 8: there are 0 to 7"):
         embed(8)
-
-
-def test_rejects_a_picture_too_small_for_its_shapes():
     with pytest.raises(ValueError, match="32 pixels hold no shape of radius 20"):
         make(3, height=32, width=32)

@@ -37,10 +37,8 @@ def test_an_animation_shows_every_frame_of_every_video(video, tmp_path):
         assert image.size == (2 * 128 + pictures.GAP, 2 * (128 + pictures.LABEL_HEIGHT) + pictures.GAP)
 
 
-def test_a_still_and_a_contact_sheet_are_as_large_as_what_they_hold(video, tmp_path):
+def test_a_still_is_as_large_as_what_it_holds(video, tmp_path):
     pictures.still({"dense": video}, tmp_path / "s.png", frames=2)
-    pictures.contact_sheet(video.unsqueeze(0), tmp_path / "c.png", frames=3)
-    with Image.open(tmp_path / "s.png") as still, Image.open(tmp_path / "c.png") as sheet:
+    with Image.open(tmp_path / "s.png") as still:
         assert still.size == (128, 2 * (128 + pictures.LABEL_HEIGHT))
-        assert sheet.size == (3 * 64, 64)
-        assert sheet.getpixel((0, 0)) == pictures.grey(video)[0, 0, 0]
+        assert abs(still.getpixel((1, pictures.LABEL_HEIGHT + 1)) - int(pictures.grey(video)[0, 0, 0])) < 30

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from real_host import DEFAULTS, EVERYTHING, our_nodes, reports
+from real_host import EVERYTHING, METHODS, SMALL, our_nodes, reports
 
-METHODS = ["SVGAttention", "SVG2Attention"]
+# In the order in which stored workflows hold their values.
+WIDGETS = {
+    "SVGAttention": "sparsity start_percent end_percent dense_blocks min_tokens max_error sampled_rows "
+    "backend verbose preset dense_attention",
+    "SVG2Attention": "top_p start_percent end_percent q_clusters k_clusters min_keep tail kmeans_init_iters "
+    "kmeans_step_iters recluster_every dense_blocks min_tokens max_error backend verbose preset dense_attention",
+}
 # What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
 SOCKETS = {
     "SVGAttention": ["model"],
@@ -20,18 +25,18 @@ SOCKETS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "inputs, message",
-    [
-        ({"dense_blocks": "1-x"}, "dense_blocks='1-x'.*must be a block number or a range"),
-        ({"start_percent": 0.8, "end_percent": 0.5}, "start_percent=0.8, end_percent=0.5.*must be below"),
-        ({"start_percent": -0.5}, "start_percent"),
-        ({"min_tokens": -1}, "min_tokens"),
-        ({"backend": "cuda"}, "backend"),
-    ],
-    ids=["blocks", "schedule", "start", "tokens", "backend"],
-)
+BAD_INPUTS = {
+    "blocks": ({"dense_blocks": "1-x"}, "dense_blocks='1-x'.*must be a block number or a range"),
+    "schedule": ({"start_percent": 0.8, "end_percent": 0.5}, "start_percent=0.8, end_percent=0.5.*must be below"),
+    "start": ({"start_percent": -0.5}, "start_percent"),
+    "tokens": ({"min_tokens": -1}, "min_tokens"),
+    "backend": ({"backend": "cuda"}, "backend"),
+}
+CASES = [(method, *case) for case in BAD_INPUTS.values() for method in METHODS]
+CASES += [("SVGAttention", {"sparsity": 0.99}, "sparsity"), ("SVG2Attention", {"top_p": 0.0}, "top_p")]
+
+
+@pytest.mark.parametrize("method, inputs, message", CASES)
 def test_bad_input_is_refused_before_sampling(host, method, inputs, message):
     with pytest.raises(PromptError, match=f"(?s){message}") as refusal:
         host.render("wan21_t2v", method, **inputs)
@@ -39,27 +44,17 @@ def test_bad_input_is_refused_before_sampling(host, method, inputs, message):
         assert "it/s" not in refusal.value.result.log
 
 
-@pytest.mark.parametrize("method, inputs", [("SVGAttention", {"sparsity": 0.99}), ("SVG2Attention", {"top_p": 0.0})])
-def test_values_out_of_range_are_refused(host, method, inputs):
-    with pytest.raises(PromptError, match=next(iter(inputs))):
-        host.render("wan21_t2v", method, **inputs)
-
-
 @pytest.mark.parametrize("last", METHODS)
 @pytest.mark.parametrize("first", METHODS)
 def test_the_last_node_wins(host, first, last):
     alone, _ = host.render("wan21_t2v", last)
-    prompt = host.prompt("wan21_t2v", last)
-    prompt["first"] = {"class_type": first, "inputs": {**DEFAULTS[first], "model": ["model", 0], "start_percent": 0.5}}
-    prompt["svg_model"]["inputs"]["model"] = ["first", 0]
-    result = host.server.queue(prompt)
-    assert torch.equal(latent(result), alone)
+    out, result = host.render("wan21_t2v", last, before=[(first, {**SMALL[first], "start_percent": 0.5})])
+    assert torch.equal(out, alone)
     (report,) = reports(result)
     assert report["node"] == "svg_model"
     assert "takes the place of an earlier Sparse VideoGen node" in result.log
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_masked_text_is_left_out(host, method):
     """With everything else chosen the render is the unpatched one under the same mask, and not the one without."""
 
@@ -87,7 +82,6 @@ def test_more_clusters_than_tokens_is_said_once(host):
     assert len(re.findall("this video has only 480 tokens", result.log)) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_verbose_logs_each_sparse_call(host, method):
     _, result = host.render("wan21_t2v", method, verbose=True)
     lines = re.findall(r"layer (\d+): density (\d\.\d+), error (\d\.\d+)", result.log)
@@ -103,17 +97,11 @@ def test_triton_on_a_cpu_finishes_dense_and_says_the_remedy(host, control):
     assert "Triton needs an NVIDIA or AMD GPU; move the model to one" in result.log
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_an_interrupt_leaves_nothing_behind(host, method):
     before, _ = host.render("wan21_t2v", method)
     long = host.prompt("wan21_t2v", method, prompt_options={"steps": 400, "width": 256, "height": 256})
-    prompt_id = host.server.submit(long)
-    logged = len(host.server.log())
-    while "it/s" not in host.server.log()[logged:]:
-        time.sleep(0.05)
-    host.server.interrupt()
     with pytest.raises(PromptError, match="interrupt"):
-        host.server.wait(prompt_id)
+        host.server.interrupt_when(long, "it/s")
     after, result = host.render("wan21_t2v", method)
     assert torch.equal(before, after)
     assert reports(result)[0]["calls"] == 12
@@ -126,9 +114,9 @@ def test_importing_the_pack_is_cheap(host):
 
 def test_inputs_have_tooltips_and_keep_their_order(host):
     info = host.server.object_info()
-    for method, defaults in DEFAULTS.items():
+    for method, order in WIDGETS.items():
         inputs = info[method]["input"]["required"] | info[method]["input"]["optional"]
-        assert list(inputs) == ["model", *defaults]
+        assert list(inputs) == ["model", *order.split()]
         assert all(options[1].get("tooltip") for options in inputs.values())
         assert info[method]["output_name"] == ["MODEL"]
 
@@ -140,7 +128,7 @@ def test_only_sockets_are_required(host):
     assert optional and all("default" in spec[1] for spec in optional)
 
 
-@pytest.mark.parametrize("method, named", [(METHODS[0], {"sparsity": 0.5}), (METHODS[1], {"top_p": 0.7})], ids=METHODS)
+@pytest.mark.parametrize("method, named", [("SVGAttention", {"sparsity": 0.5}), ("SVG2Attention", {"top_p": 0.7})], ids=METHODS)
 def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method, named):
     defaults = {name: spec[1]["default"] for name, spec in our_nodes(host)[method]["input"]["optional"].items()}
 
@@ -163,4 +151,4 @@ def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method,
 def test_only_nodes_that_patch_know_their_number(host):
     """To the host's cache a node that knows it is a new one under every other number, and is computed again."""
     hidden = {name: info["input"].get("hidden", {}) for name, info in our_nodes(host).items()}
-    assert {name for name, entries in hidden.items() if "unique_id" in entries} == set(METHODS)
+    assert {name for name, entries in hidden.items() if "unique_id" in entries} == METHODS.keys()

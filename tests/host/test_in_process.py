@@ -8,39 +8,44 @@ from __future__ import annotations
 import compileall
 
 import pytest
-from in_process import ROOT, run_in_host
+from in_process import run_in_host
+from load_pack import ROOT
 
 FAULTS = """
-import sparse_videogen.nodes.attend as attend_module
+import importlib, os, threading, time
+from contextlib import ExitStack
 from unittest.mock import patch as replaced
-from dataclasses import replace
-from sparse_videogen.svg_core import SparseState, attention
+import comfy.model_management, comfy.samplers
+import sparse_videogen.nodes.attend as attend_module
+import sparse_videogen.nodes.memory as memory_module
+import sparse_videogen.nodes.patch as patch_module
+from sparse_videogen.kernels import backend
+from sparse_videogen.svg_core import attention
 
 model = load()
-plain = sample(model)
+plain, expected = sample(model), sample(patch(model, "SVG2"))
+said.clear()
 
-def fault(name, target, attribute, broken, method="SVG2", **settings):
-    with replaced.object(target, attribute, broken):
-        out = sample(patch(model, method, **settings))
-    tell(name, finite=bool(out.isfinite().all()), plain=bool(torch.equal(out, plain)))
+def fault(name, *broken, patched=None, method="SVG2", facts=dict, **settings):
+    # A render while attributes of modules are others, and which of the two above it is like.
+    with ExitStack() as stack:
+        for target, attribute, replacement in broken:
+            stack.enter_context(replaced.object(target, attribute, replacement))
+        out = sample(patched or patch(model, method, **settings))
+    like = {"dense": torch.equal(out, plain), "sparse": torch.equal(out, expected)}
+    tell(name, like=[which for which, is_so in like.items() if is_so], shape=list(out.shape), **facts())
 
 def raises(error):
     def broken(*args, **kwargs):
         raise error
     return broken
 
-fault("executor raises", attention, "gather_attention", raises(RuntimeError("no kernel image")))
-fault("plan raises", attention, "plans", raises(IndexError("a bad plan")), method="SVG")
-fault("warm-up raises", attend_module, "warm_up", raises(RuntimeError("in warm-up")), start_percent=0.5)
-fault("out of memory", attention, "gather_attention", raises(torch.cuda.OutOfMemoryError("tried to allocate 9 GiB")))
-
-import sparse_videogen.nodes.memory as memory_module
-import sparse_videogen.nodes.patch as patch_module
-expected = sample(patch(model, "SVG2"))
-said.clear()
-with replaced.object(memory_module, "tile_rows", raises(RuntimeError("no tiles"))):
-    out = sample(patch(model, "SVG2"))
-tell("memory not told", same=bool(torch.equal(out, expected)))
+no_memory = torch.cuda.OutOfMemoryError("tried to allocate 9 GiB")
+fault("executor raises", (attention, "gather_attention", raises(RuntimeError("no kernel image"))))
+fault("plan raises", (attention, "plans", raises(IndexError("a bad plan"))), method="SVG")
+fault("warm-up raises", (attend_module, "warm_up", raises(RuntimeError("in warm-up"))), start_percent=0.5)
+fault("out of memory", (attention, "gather_attention", raises(no_memory)))
+fault("memory not told", (memory_module, "tile_rows", raises(RuntimeError("no tiles"))))
 
 def with_another(dense_attention):
     # A model with another pack's override, and the self-attention calls that reach it.
@@ -53,79 +58,57 @@ def with_another(dense_attention):
 for name, attribute in {"a forward": "__init__", "a call": "_video_call"}.items():
     for dense_attention in ("previous", "host"):
         reached, patched = with_another(dense_attention)
-        with replaced.object(patch_module.Forward, attribute, raises(TypeError("not as known"))):
-            out = sample(patched)
-        tell(f"{name}, {dense_attention}", same=bool(torch.equal(out, plain)), reached=len(reached))
+        broken = (patch_module.Forward, attribute, raises(TypeError("not as known")))
+        fault(f"{name}, {dense_attention}", broken, patched=patched, facts=lambda: {"reached": len(reached)})
 
 calls, gather = [], attention.gather_attention
-def memory_for_one_head(q, *args, **kwargs):
-    calls.append(q.shape[1])
-    if q.shape[1] > 1:
-        raise torch.cuda.OutOfMemoryError("tried to allocate 9 GiB")
-    return gather(q, *args, **kwargs)
-expected = sample(patch(model, "SVG2"))
-said.clear()
-small = replaced("sparse_videogen.nodes.memory.WORKSPACE_BYTES", 1 << 21)
-with small, replaced.object(attention, "gather_attention", memory_for_one_head):
-    out = sample(patch(model, "SVG2"))
-tell("memory for one head", difference=(out - expected).abs().max().item(), failed=calls.count(2), calls=len(calls))
-
-calls.clear()
-def no_memory_once(q, *args, **kwargs):  # in the words of a kernel's launch
-    calls.append(q.shape[1])
-    if len(calls) == 1:
-        raise RuntimeError("Triton Error [CUDA]: out of memory")
-    return gather(q, *args, **kwargs)
-with replaced.object(attention, "gather_attention", no_memory_once):
-    out = sample(patch(model, "SVG2"))
-tell("a kernel's memory", difference=(out - expected).abs().max().item(), calls=len(calls))
+def gather_unless(error, fails):
+    calls.clear()
+    def with_less_memory(q, *args, **kwargs):
+        calls.append(q.shape[1])
+        if fails():
+            raise error
+        return gather(q, *args, **kwargs)
+    return (attention, "gather_attention", with_less_memory)
+for_one_head = gather_unless(no_memory, lambda: calls[-1] > 1)
+counts = lambda: {"failed": calls.count(2), "calls": len(calls)}
+fault("memory for one head", (memory_module, "WORKSPACE_BYTES", 1 << 21), for_one_head, facts=counts)
+in_a_kernels_words = RuntimeError("Triton Error [CUDA]: out of memory")
+fault("a kernel's memory", gather_unless(in_a_kernels_words, lambda: len(calls) == 1))
 
 module = model.model.diffusion_model.blocks[1].self_attn.norm_q
 with torch.no_grad():
     weight = module.weight.clone()
     module.weight[3] = float("nan")
     for method in CONFIGS:
-        out = sample(patch(model, method))
-        tell(f"NaN in q, {method}", shape=list(out.shape))
+        fault(f"NaN in q, {method}", method=method)
     module.weight.copy_(weight)
 tell("NaN gone", plain=bool(torch.equal(sample(model), plain)))
 
-import threading
-expected = {seed: sample(patch(model, "SVG2"), seed) for seed in (0, 1)}
+os.environ["TRITON_INTERPRET"] = "1"
+launches = {"assign": "assign", "centroids": "centroids", "select": "select", "pack_lists": "pack"}
+def kernels(ops, launch):
+    for op, package in ops.items():
+        yield importlib.import_module(f"sparse_videogen.kernels.{package}.triton_kernel"), f"launch_{op}", launch
+gather_kernel, died = {"gather_attention": "gather_attention"}, raises(RuntimeError("ptxas died"))
+# Triton cannot run here, so torch stands in for the kernel that is needed.
+from sparse_videogen.kernels.gather_attention import reference
+fault("kernels raise", *kernels(launches, died), *kernels(gather_kernel, reference.gather_attention), backend="triton")
+backend._failures.clear()
+fault("no gather kernel", *kernels({**launches, **gather_kernel}, died), backend="triton")
+backend._failures.clear()
+del os.environ["TRITON_INTERPRET"]
+
+alone = {seed: sample(patch(model, "SVG2"), seed) for seed in (0, 1)}
 shared, results = patch(model, "SVG2"), {}
-threads = [threading.Thread(target=lambda seed=seed: results.update({seed: sample(shared, seed)})) for seed in expected]
+threads = [threading.Thread(target=lambda seed=seed: results.update({seed: sample(shared, seed)})) for seed in alone]
 # The host's cleanup takes the patcher from its model, and so from the thread that still samples: its race, not ours.
 with replaced.object(comfy.model_patcher.ModelPatcher, "cleanup", lambda self: None):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
 shared.cleanup()
-tell("two threads", equal=[bool(torch.equal(results[seed], expected[seed])) for seed in expected])
+tell("two threads", equal=[bool(torch.equal(results[seed], alone[seed])) for seed in alone])
 
-import importlib, os
-from contextlib import ExitStack
-from sparse_videogen.kernels import backend
-os.environ["TRITON_INTERPRET"] = "1"
-def without_kernels(*ops):
-    # Triton cannot run here, so torch stands in for the kernel of gather_attention where it shall work.
-    from sparse_videogen.kernels.gather_attention.reference import gather_attention
-    broken = raises(RuntimeError("ptxas died"))
-    with ExitStack() as stack:
-        for op in ("gather_attention", "assign", "centroids", "select", "pack_lists"):
-            package = "pack" if op == "pack_lists" else op
-            kernel = importlib.import_module(f"sparse_videogen.kernels.{package}.triton_kernel")
-            launch = broken if op in ops else gather_attention
-            stack.enter_context(replaced.object(kernel, f"launch_{op}", launch))
-        out = sample(patch(model, "SVG2", backend="triton"))
-    backend._failures.clear()
-    return out
-expected = sample(patch(model, "SVG2"))
-said.clear()
-tell("kernels raise", same=bool(torch.equal(without_kernels("assign", "centroids", "select", "pack_lists"), expected)))
-out = without_kernels("gather_attention", "assign", "centroids", "select", "pack_lists")
-tell("no gather kernel", plain=bool(torch.equal(out, plain)))
-del os.environ["TRITON_INTERPRET"]
-
-import comfy.model_management
 from sparse_videogen.nodes.families import family_of
 from sparse_videogen.nodes.memory import run_bytes
 asked, load_models = [], comfy.model_management.load_models_gpu
@@ -138,10 +121,9 @@ with replaced.object(comfy.model_management, "load_models_gpu", ask):
 options, family = {"start_percent": 0.0, "min_tokens": 0}, family_of(model.model.diffusion_model)
 conds = {"positive": [{}], "negative": [{}]}
 SIZE = (1, 16, 5, 16, 24)
-expected = [run_bytes(Settings(config, **options), family, model, SIZE, conds)(2) for config in CONFIGS.values()]
-tell("memory", asked=asked, expected=expected, left="memory_required" in vars(model.model))
+told_bytes = [run_bytes(Settings(config, **options), family, model, SIZE, conds)(2) for config in CONFIGS.values()]
+tell("memory", asked=asked, expected=told_bytes, left="memory_required" in vars(model.model))
 
-import comfy.samplers
 def batches(patcher):
     # Elements of each forward, with memory for two conditionings of the dense model and not for more.
     sizes, forward = [], model.model.diffusion_model.forward
@@ -159,8 +141,8 @@ def batches(patcher):
     return sizes, out
 sizes, out = batches(model)
 ours, out_ours = batches(patch(model, "SVG2"))
-alone = (out_ours - sample(patch(model, "SVG2"))).abs().max().item()
-tell("batches", plain=sizes, ours=ours, same=bool(torch.equal(out, plain)), difference=alone)
+difference = (out_ours - expected).abs().max().item()
+tell("batches", plain=sizes, ours=ours, same=bool(torch.equal(out, plain)), difference=difference)
 
 class OnTwo:
     # The patcher of a model that the host has on a second device as well.
@@ -172,7 +154,6 @@ one, two = (run_bytes(Settings(CONFIGS["SVG2"], **options), family, each, SIZE, 
 none = run_bytes(Settings(CONFIGS["SVG2"], **options), family, model, SIZE, {"positive": []})
 tell("two devices", branches=[len(one.calls), len(two.calls)], bytes=[one(1), two(1)], none=none(1) == two(1))
 
-import time
 from sparse_videogen.nodes.memory import tell_host
 told_extra, failed = [], []
 def load_slowly(patcher):
@@ -231,47 +212,51 @@ def faults(host, tmp_path_factory):
     return run_in_host(host.path, FAULTS, tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize(
-    "name, line, counted",
-    [
-        ("executor raises", "SVG2 failed; the rest of this run is dense", "8 error"),
-        ("plan raises", "SVG failed; the rest of this run is dense", "8 error"),
-        ("warm-up raises", "SVG2 failed; the rest of this run is dense", "error"),
-        ("out of memory", "SVG2 failed; the rest of this run is dense", "8 out_of_memory"),
-    ],
-)
-def test_an_error_ends_in_the_dense_render(faults, name, line, counted):
-    told = faults[name]
-    assert told["plain"] and told["finite"]
-    assert sum(line in said for said in told["said"]) == 1
-    assert counted in told["said"][-1]
+FAILED = "SVG2 failed; the rest of this run is dense"
+KERNELS = [f"{op} (cpu, float32)" for op in ("assign", "centroids", "select")] + ["pack_lists (cpu, int32)"]
+# Fault, and where dense calls are to go -> how many of them reach another pack's override.
+REACHED = {"a forward, previous": 12, "a forward, host": 0, "a call, previous": 12, "a call, host": 0}
+# Fault -> which render it ends in, the lines that are said once, what the run's last line holds.
+ENDS = {
+    "executor raises": ("dense", [FAILED], "8 error"),
+    "plan raises": ("dense", ["SVG failed; the rest of this run is dense"], "8 error"),
+    "warm-up raises": ("dense", [FAILED], "error"),
+    "out of memory": ("dense", [FAILED], "8 out_of_memory"),
+    "memory not told": ("sparse", ["could not be estimated"], "8 of 12 calls sparse"),
+    **{
+        f"{what}, {goes_to}": ("dense", [FAILED], " error")
+        for what in ("a forward", "a call")
+        for goes_to in ("previous", "host")
+    },
+    "memory for one head": (
+        "sparse",
+        ["out of memory: from here on fewer heads are computed at a time"],
+        "8 of 12 calls sparse",
+    ),
+    "a kernel's memory": ("sparse", [], "8 of 12 calls sparse"),
+    "kernels raise": (
+        "sparse",
+        [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in KERNELS],
+        "Triton kernels that failed: assign (cpu, float32),",
+    ),
+    "no gather kernel": ("dense", [FAILED], "gather_attention (cpu, float32)"),
+}
 
 
-def test_memory_that_cannot_be_estimated_costs_no_render(faults):
-    told = faults["memory not told"]
-    assert told["same"] and sum("could not be estimated" in said for said in told["said"]) == 1
+@pytest.mark.parametrize("name", ENDS)
+def test_a_fault_ends_in_a_finished_render_and_one_clear_line(faults, name):
+    told, (like, lines, last) = faults[name], ENDS[name]
+    assert told["like"] == [like] and last in told["said"][-1]
+    assert all(sum(line in said for said in told["said"]) == 1 for line in lines)
+    assert any("the rest of this run is dense" in said for said in told["said"]) == (like == "dense")
+    assert any("8 of 12 calls sparse" in said for said in told["said"]) == (like == "sparse")
+    if "failed" in told:  # with as many heads as at first
+        assert told["calls"] > told["failed"] >= 1
 
 
-@pytest.mark.parametrize("what", ["a forward", "a call"])
-def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, what):
-    for dense_attention, reached in (("previous", 12), ("host", 0)):
-        told = faults[f"{what}, {dense_attention}"]
-        assert told["same"] and told["reached"] == reached
-        assert sum("SVG2 failed; the rest of this run is dense" in said for said in told["said"]) == 1
-        assert "calls dense" in told["said"][-1] and " error" in told["said"][-1]
-
-
-def test_out_of_memory_goes_on_with_fewer_heads(faults):
-    told = faults["memory for one head"]
-    assert told["difference"] == 0 and told["failed"] >= 1 and told["calls"] > told["failed"]
-    assert sum("out of memory: from here on fewer heads are computed at a time" in said for said in told["said"]) == 1
-    assert "8 of 12 calls sparse" in told["said"][-1]
-
-
-def test_out_of_memory_in_a_kernels_own_words_goes_on_sparse(faults):
-    told = faults["a kernel's memory"]
-    assert told["difference"] == 0 and "8 of 12 calls sparse" in told["said"][-1]
-    assert not any("failed" in said for said in told["said"])
+@pytest.mark.parametrize("name", REACHED)
+def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, name):
+    assert faults[name]["reached"] == REACHED[name] and "calls dense" in faults[name]["said"][-1]
 
 
 @pytest.mark.parametrize("method", ["SVG", "SVG2"])
@@ -285,21 +270,6 @@ def test_nan_in_the_model_ends_in_a_finished_render(faults, method):
 
 def test_two_threads_at_once_get_what_they_would_alone(faults):
     assert faults["two threads"]["equal"] == [True, True]
-
-
-def test_kernels_that_raise_hand_over_to_torch(faults):
-    told = faults["kernels raise"]
-    kernels = [f"{op} (cpu, float32)" for op in ("assign", "centroids", "select")] + ["pack_lists (cpu, int32)"]
-    lines = [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in kernels]
-    assert told["same"] and all(sum(line in said for said in told["said"]) == 1 for line in lines)
-    assert (
-        "8 of 12 calls sparse" in told["said"][-2] and "Triton kernels that failed: assign (cpu, float32)," in told["said"][-1]
-    )
-
-
-def test_without_the_gather_kernel_a_run_is_dense_and_not_torchs_loop(faults):
-    told = faults["no gather kernel"]
-    assert told["plain"] and "calls dense" in told["said"][-2] and "1 error, 7 backend" in told["said"][-1]
 
 
 def test_the_host_is_told_how_much_memory_a_run_takes(faults):
@@ -324,10 +294,7 @@ def test_conditionings_count_for_the_device_that_computes_them(faults):
 def test_threads_that_load_one_model_each_tell_their_own_memory(faults):
     told = faults["threads tell"]
     assert told["failed"] == [] and told["extra"] == [1000] * 4
-
-
-def test_another_packs_estimate_is_raised_and_kept(faults):
-    assert faults["threads tell"]["other"] == 1007 and faults["threads tell"]["kept"]
+    assert told["other"] == 1007 and told["kept"]  # another pack's estimate is raised, and kept
 
 
 def test_nothing_stays_behind(faults):
@@ -361,50 +328,35 @@ class Unlike(torch.nn.Module):
     def forward(self, hidden, transformer_options):
         return hidden + 1
 
-module = Unlike()
-patched = patch(ModelPatcher(torch.nn.ModuleDict({"diffusion_model": module}), torch.device("cpu"), torch.device("cpu")), "SVG")
-wrappers = extension.get_all_wrappers(extension.WrappersMP.DIFFUSION_MODEL, {"wrappers": patched.wrappers})
-executor = extension.WrapperExecutor.new_class_executor(module.forward, module, wrappers)
-run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
-out = executor.execute(torch.zeros(2), transformer_options={"sparse_videogen_run": run, "sigmas": torch.ones(1)})
-tell("unlike", out=out.tolist(), reasons=run.report()["dense_reasons"])
-
 class Packed(Unlike):
     # Video and sound as a list, as MiniMax-H3 has them.
     def forward(self, x, transformer_options):
         return x[0] + 1
 
-module = Packed()
-executor = extension.WrapperExecutor.new_class_executor(module.forward, module, wrappers)
-run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
-for _ in range(2):
-    packed = [torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)]
-    out = executor.execute(packed, transformer_options={"sparse_videogen_run": run, "sigmas": torch.ones(1)})
-tell("packed", out=out.max().item(), reasons=run.report()["dense_reasons"])
+for module, video in ((Unlike(), torch.zeros(2)), (Packed(), [torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)])):
+    whole = torch.nn.ModuleDict({"diffusion_model": module})
+    patched = patch(ModelPatcher(whole, torch.device("cpu"), torch.device("cpu")), "SVG")
+    wrappers = extension.get_all_wrappers(extension.WrappersMP.DIFFUSION_MODEL, {"wrappers": patched.wrappers})
+    executor = extension.WrapperExecutor.new_class_executor(module.forward, module, wrappers)
+    run = Run(Settings(CONFIGS["SVG"]), 1.0, 0.0)
+    for _ in range(2):
+        out = executor.execute(video, transformer_options={"sparse_videogen_run": run, "sigmas": torch.ones(1)})
+    tell(type(module).__name__, ones=bool((out == 1).all()), reasons=run.report()["dense_reasons"])
 """
 
 
-def test_an_unknown_model_passes_unchanged(host, tmp_path):
-    told = run_in_host(host.path, NO_VIDEO, tmp_path)["linear"]
-    assert not told["same"] and not told["changed"]
-    (line,) = told["said"]
+def test_what_is_no_video_model_goes_on_as_it_was(host, tmp_path):
+    told = run_in_host(host.path, NO_VIDEO, tmp_path)
+    unknown = told["linear"]
+    assert not unknown["same"] and not unknown["changed"]
+    (line,) = unknown["said"]
     assert line.startswith("[sparse_videogen] SVG: Linear is no video model that this node knows (")
     assert line.endswith("; it passes through unchanged")
-
-
-def test_a_forward_unlike_any_known_goes_on(host, tmp_path):
-    told = run_in_host(host.path, NO_VIDEO, tmp_path)["unlike"]
-    assert told["out"] == [1.0, 1.0]
-    assert told["said"][-1].endswith("stays dense, layout: the input x of this model is missing, not a video [B, C, T, H, W]")
-    assert told["reasons"] == {"layout": 1}
-
-
-def test_a_model_whose_input_is_a_list_stays_dense_for_one_clear_reason(host, tmp_path):
-    told = run_in_host(host.path, NO_VIDEO, tmp_path)["packed"]
-    assert told["out"] == 1 and told["reasons"] == {"layout": 2}
-    assert [line.split("SVG: ")[1] for line in told["said"] if "stays dense" in line or "failed" in line] == [
-        "stays dense, layout: the input x of this model is a list, not a video [B, C, T, H, W]"
-    ]
+    for name, what in {"Unlike": "missing", "Packed": "a list"}.items():
+        assert told[name]["ones"] and told[name]["reasons"] == {"layout": 2}
+        assert [line.split("SVG: ")[1] for line in told[name]["said"] if "stays dense" in line or "failed" in line] == [
+            f"stays dense, layout: the input x of this model is {what}, not a video [B, C, T, H, W]"
+        ]
 
 
 def test_importing_the_nodes_brings_nothing_heavy(host, tmp_path):

@@ -86,7 +86,6 @@ def test_training_is_dense_and_its_gradients_are_the_models_own(host, tmp_path):
         assert "training: gradients are enabled" in line and "failed" not in "".join(told["said"])
 
 
-@pytest.mark.parametrize("method", ["SVGAttention", "SVG2Attention"])
 def test_cores_trainer_trains_the_dense_model(host, method):
     info = host.server.object_info()["TrainLoraNode"]
     asked = {name: spec for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()}

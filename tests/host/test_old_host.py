@@ -6,10 +6,7 @@ import re
 
 import pytest
 import torch
-from comfy_host import latent
-from real_host import FIRST_VERSION, reports
-
-METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}
+from real_host import FIRST_VERSION, METHODS, reports
 
 
 @pytest.mark.parametrize("family", ["wan21_t2v", "wan21_i2v"])
@@ -26,12 +23,8 @@ def test_the_render_is_the_unpatched_one_and_one_line_says_why(old_host, family)
 
 def test_two_nodes_say_a_line_each(old_host):
     plain, _ = old_host.render("wan21_t2v")
-    prompt = old_host.prompt("wan21_t2v", "SVGAttention")
-    second = old_host.prompt("wan21_t2v", "SVG2Attention")["svg_model"]
-    prompt["second"] = {**second, "inputs": {**second["inputs"], "model": ["svg_model", 0]}}
-    prompt["sampler"]["inputs"]["model"] = ["second", 0]
-    result = old_host.server.queue(prompt)
-    assert torch.equal(latent(result), plain)
+    out, result = old_host.render("wan21_t2v", "SVG2Attention", before=[("SVGAttention", {})])
+    assert torch.equal(out, plain)
     assert re.findall(r"\[sparse_videogen\] (\w+): needs ComfyUI", result.log) == ["SVG", "SVG2"]
 
 

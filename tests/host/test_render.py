@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 from comfy_host import latent
-from real_host import EVERYTHING, reports
+from real_host import EVERYTHING, METHODS, reports
 from tiny_checkpoints import FAMILIES
+from tiny_prompts import node
 
-METHODS = ["SVGAttention", "SVG2Attention"]
 # Attention that old hosts do not hand their options to.
 KEPT_FROM_OVERRIDES = {"wan_s2v"}
 LOADABLE = [name for name in FAMILIES if not name.endswith("_low")]
@@ -21,7 +21,6 @@ def skip_unless_loadable(host, family):
         pytest.skip(f"ComfyUI {host.version} does not load {family}")
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", LOADABLE)
 def test_every_family_samples(host, control, family, method, record_property):
     """What it records is the table in docs/compatibility.md; see compatibility.py."""
@@ -39,15 +38,34 @@ def test_every_family_samples(host, control, family, method, record_property):
     assert (out - control(family)).norm() / control(family).norm() < 0.3
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", LOADABLE)
-def test_everything_chosen_reproduces_the_unpatched_render(host, control, family, method):
+BATCHINGS = {"batch": {"batch": 2}, "cfg-1": {"cfg": 1.0}, "unequal-text": {"negative_tokens": 30}}
+# The odd one is 17 x 11 latent cells: padded to whole patches by Wan, refused by HunyuanVideo itself.
+SIZES = {"odd": (136, 88, 5), "prime": (208, 112, 5), "tall": (64, 208, 21), "image": (176, 176, 1)}
+SIZES = {name: dict(zip(("width", "height", "frames"), size, strict=True)) for name, size in SIZES.items()}
+VARIED = [
+    pytest.param(family, options, id=f"{family}-{name}")
+    for family in ("wan21_t2v", "hunyuan_t2v")
+    for name, options in (BATCHINGS | SIZES).items()
+    if (family, name) != ("hunyuan_t2v", "odd")
+]
+
+
+@pytest.mark.parametrize("family, options", [*(pytest.param(family, {}, id=family) for family in LOADABLE), *VARIED])
+def test_everything_chosen_reproduces_the_unpatched_render(host, control, family, method, options):
     skip_unless_loadable(host, family)
-    out, _ = host.render(family, method, start_percent=0.0, dense_blocks="", **EVERYTHING[method])
-    torch.testing.assert_close(out, control(family), atol=1e-4, rtol=1e-4)
+    everything = {"start_percent": 0.0, "dense_blocks": "", **EVERYTHING[method]}
+    out, result = host.render(family, method, prompt_options=options, **everything)
+    torch.testing.assert_close(out, control(family, **options), atol=1e-4, rtol=1e-4)
+    (*_, report) = reports(result)
+    assert report["sparse_calls"] == report["calls"] > 0 or family in KEPT_FROM_OVERRIDES
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family, options", [case for case in VARIED if "width" in case.values[1]])
+def test_any_size(host, family, method, options):
+    out, _ = host.render(family, method, start_percent=0.0, prompt_options=options)
+    assert out.isfinite().all()
+
+
 @pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
 @pytest.mark.parametrize(
     "inputs",
@@ -61,7 +79,6 @@ def test_a_dense_run_is_the_unpatched_render_bit_for_bit(host, control, family, 
     assert report["sparse_calls"] == 0 and report["calls"] > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["wan21_t2v", "wan22_t2v_high", "hunyuan_i2v"])
 def test_two_equal_prompts_give_equal_latents(host, family, method):
     first, _ = host.render(family, method)
@@ -69,12 +86,10 @@ def test_two_equal_prompts_give_equal_latents(host, family, method):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_the_unpatched_branch_never_notices(host, control, method):
     prompt = host.prompt("wan21_t2v", method)
-    plain = host.prompt("wan21_t2v")
-    prompt["sampler_plain"] = {**plain["sampler"], "inputs": {**plain["sampler"]["inputs"], "model": ["model", 0]}}
-    prompt["save_plain"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sampler_plain", 0], "filename_prefix": "plain"}}
+    prompt["sampler_plain"] = node("KSampler", **prompt["sampler"]["inputs"] | {"model": ["model", 0]})
+    prompt["save_plain"] = node("SaveLatent", samples=["sampler_plain", 0], filename_prefix="plain")
     result = host.server.queue(prompt)
     assert torch.equal(latent(result, node="save_plain"), control("wan21_t2v"))
     assert not torch.equal(latent(result), control("wan21_t2v"))
@@ -85,39 +100,10 @@ def test_the_global_random_state_is_untouched(host, method):
     states = []
     for which in (None, method):
         prompt = host.prompt("wan21_t2v", which)
-        prompt["state"] = {"class_type": "SVGDemoRandomState", "inputs": {"samples": ["sampler", 0]}}
+        prompt["state"] = node("SVGDemoRandomState", samples=["sampler", 0])
         prompt["save"]["inputs"]["samples"] = ["state", 0]
         states.append(host.server.queue(prompt).outputs["state"]["text"])
     assert states[0] == states[1]
-
-
-BATCHINGS = {"batch": {"batch": 2}, "cfg-1": {"cfg": 1.0}, "unequal-text": {"negative_tokens": 30}}
-
-
-@pytest.mark.parametrize("options", BATCHINGS.values(), ids=BATCHINGS.keys())
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
-def test_any_batching_reproduces_the_unpatched_render(host, control, family, method, options):
-    out, result = host.render(family, method, start_percent=0.0, dense_blocks="", prompt_options=options, **EVERYTHING[method])
-    torch.testing.assert_close(out, control(family, **options), atol=1e-4, rtol=1e-4)
-    assert reports(result)[0]["sparse_calls"] == reports(result)[0]["calls"] > 0
-
-
-ODD = (136, 88, 5)  # in latent cells 17 x 11: padded to whole patches by Wan, refused by HunyuanVideo itself
-PRIME, TALL, IMAGE = (208, 112, 5), (64, 208, 21), (176, 176, 1)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "family, size",
-    [("wan21_t2v", ODD), *((family, size) for family in ("wan21_t2v", "hunyuan_t2v") for size in (PRIME, TALL, IMAGE))],
-)
-def test_any_size(host, control, family, method, size):
-    options = dict(zip(("width", "height", "frames"), size, strict=True))
-    out, _ = host.render(family, method, start_percent=0.0, prompt_options=options)
-    assert out.isfinite().all()
-    all_read, _ = host.render(family, method, start_percent=0.0, prompt_options=options, **EVERYTHING[method])
-    torch.testing.assert_close(all_read, control(family, **options), atol=1e-4, rtol=1e-4)
 
 
 def test_the_line_of_a_run_and_its_event_say_the_same(host):

@@ -10,14 +10,13 @@ import torch
 from comfy_host import PromptError, latent
 from in_process import run_in_host
 from PIL import Image
-from real_host import DEFAULTS, Host, reports
-
-METHODS = list(DEFAULTS)
+from real_host import Host, reports
+from tiny_prompts import node
 
 
 def with_report(host, method, report_on="svg_model", **inputs):
     prompt = host.prompt("wan21_t2v", method, **inputs)
-    prompt["report"] = {"class_type": "SVGReport", "inputs": {"model": [report_on, 0], "samples": ["sampler", 0]}}
+    prompt["report"] = node("SVGReport", model=[report_on, 0], samples=["sampler", 0])
     prompt["save"]["inputs"]["samples"] = ["report", 0]
     return prompt
 
@@ -27,7 +26,6 @@ def picture_of(host, outputs: dict) -> Image.Image:
     return Image.open(host.server.base_dir / "temp" / entry["subfolder"] / entry["filename"])
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_history_holds_what_the_page_got(host, method, control):
     result = host.server.queue(with_report(host, method))
     (text,) = result.outputs["report"]["report"]
@@ -59,7 +57,6 @@ def test_history_holds_what_the_page_got(host, method, control):
     assert picture.size == (1280, 1000) and len(picture.getcolors(1 << 20)) > 100
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_each_step_comes_when_it_is_over(host, method):
     result = host.server.queue(host.prompt("wan21_t2v", method))
     kinds = [(kind, data) for kind, data in result.events if kind.startswith("sparse_videogen.")]
@@ -84,9 +81,8 @@ def test_a_model_without_a_run_is_said_in_the_picture(host, method):
 
 def test_the_report_is_the_last_run_s(host):
     prompt = with_report(host, "SVGAttention")
-    second = json.loads(json.dumps(prompt["sampler"]))
-    second["inputs"] |= {"latent_image": ["sampler", 0], "denoise": 0.5, "steps": 2}
-    prompt["second"] = second
+    again = {"latent_image": ["sampler", 0], "denoise": 0.5, "steps": 2}
+    prompt["second"] = node("KSampler", **prompt["sampler"]["inputs"] | again)
     prompt["report"]["inputs"]["samples"] = ["second", 0]
     result = host.server.queue(prompt)
     first, last = reports(result)
@@ -96,15 +92,15 @@ def test_the_report_is_the_last_run_s(host):
 def two_samplers(host, **inputs) -> dict:
     """Two samplers on one patched model."""
     prompt = host.prompt("wan21_t2v", "SVGAttention", **inputs)
-    prompt["other"] = {"class_type": "KSampler", "inputs": {**prompt["sampler"]["inputs"], "steps": 2, "seed": 3}}
-    prompt["save_other"] = {**prompt["save"], "inputs": {"samples": ["other", 0], "filename_prefix": "latents/other"}}
+    prompt["other"] = node("KSampler", **prompt["sampler"]["inputs"] | {"steps": 2, "seed": 3})
+    prompt["save_other"] = node("SaveLatent", samples=["other", 0], filename_prefix="latents/other")
     return prompt
 
 
 def add_reports(prompt: dict) -> dict:
     for name, samples in (("report", "sampler"), ("report_other", "later")):
-        prompt[name] = {"class_type": "SVGReport", "inputs": {"model": ["svg_model", 0], "samples": [samples, 0]}}
-    prompt["later"] = {"class_type": "LatentMultiply", "inputs": {"samples": ["other", 0], "multiplier": 0.5}}
+        prompt[name] = node("SVGReport", model=["svg_model", 0], samples=[samples, 0])
+    prompt["later"] = node("LatentMultiply", samples=["other", 0], multiplier=0.5)
     return prompt
 
 
@@ -164,14 +160,13 @@ def test_a_report_is_found_in_an_expanded_node_and_not_where_the_graph_says_othe
 
 def test_samples_of_another_model_have_no_report(host):
     prompt = with_report(host, "SVGAttention")
-    plain = {"class_type": "KSampler", "inputs": {**prompt["sampler"]["inputs"], "model": ["model", 0]}}
-    prompt["plain"], prompt["report"]["inputs"]["samples"] = plain, ["plain", 0]
-    prompt["use"] = {**prompt["save"], "inputs": {"samples": ["sampler", 0], "filename_prefix": "latents/use"}}
+    prompt["plain"] = node("KSampler", **prompt["sampler"]["inputs"] | {"model": ["model", 0]})
+    prompt["report"]["inputs"]["samples"] = ["plain", 0]
+    prompt["use"] = node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/use")
     result = host.server.queue(prompt)
     assert result.outputs["report"]["report"] == ["null"]
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_max_error_keeps_heads_dense(host, method, control):
     free = reports(host.render("wan21_t2v", method)[1])[0]
     out, result = host.render("wan21_t2v", method, max_error=1e-4)
@@ -194,20 +189,17 @@ def test_a_preset_wins_over_the_widgets(host, method, preset):
 
 
 def images(batch=3, width=64, height=48, color=0):
-    return {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": color}}
+    return node("EmptyImage", width=width, height=height, batch_size=batch, color=color)
 
 
 def of_shape(*shape):
-    return {"class_type": "SVGTestImages", "inputs": {"shape": ", ".join(map(str, shape))}}
+    return node("SVGTestImages", shape=", ".join(map(str, shape)))
 
 
 def fidelity(host, reference, compared, **inputs):
-    prompt = {
-        **{"a": reference, "b": compared},
-        "fidelity": {"class_type": "SVGVideoFidelity", "inputs": {"reference": ["a", 0], "images": ["b", 0], **inputs}},
-        "difference": {"class_type": "PreviewImage", "inputs": {"images": ["fidelity", 3]}},
-    }
-    return host.server.queue(prompt)
+    compare = node("SVGVideoFidelity", reference=["a", 0], images=["b", 0], **inputs)
+    difference = node("PreviewImage", images=["fidelity", 3])
+    return host.server.queue({"a": reference, "b": compared, "fidelity": compare, "difference": difference})
 
 
 @pytest.mark.parametrize("inputs, shown", [({}, 204), ({"gain": 2.0}, 102)], ids=["default", "gain"])
@@ -223,52 +215,40 @@ def test_fidelity_of_a_known_difference(host, inputs, shown):
     assert Image.open(first).getcolors() == [(64 * 48, (shown, shown, shown))]  # times gain
 
 
-def test_fidelity_of_equal_videos(host):
-    (text,) = fidelity(host, images(color=0x8040FF), images(color=0x8040FF)).outputs["fidelity"]["fidelity"]
-    assert text == "PSNR inf dB, SSIM 1.0000"
+EQUAL = {
+    "colour": (images(color=0x8040FF), images(color=0x8040FF)),
+    "grey": (of_shape(3, 48, 64, 1), of_shape(3, 48, 64, 1)),
+    "alpha": (images(), of_shape(3, 48, 64, 4)),
+}
 
 
-@pytest.mark.parametrize(
-    "other, message",
-    [
-        ({"batch": 2}, "3 frames of 64 x 48, images has 2 frames of 64 x 48"),
-        ({"width": 32}, "3 frames of 64 x 48, images has 3 frames of 32 x 48"),
-    ],
-    ids=["frames", "width"],
-)
-def test_fidelity_names_sizes_that_differ(host, other, message):
-    with pytest.raises(PromptError, match=message):
-        fidelity(host, images(), images(**other))
-
-
-def test_fidelity_needs_room_for_its_window(host):
-    with pytest.raises(PromptError, match="10 x 48 pixels: SSIM needs at least 11"):
-        fidelity(host, images(width=10), images(width=10))
-
-
-@pytest.mark.parametrize("channels", [1, 4])
-def test_fidelity_of_grey_videos_and_of_alpha(host, channels):
-    reference = of_shape(3, 48, 64, 1) if channels == 1 else images()
-    result = fidelity(host, reference, of_shape(3, 48, 64, channels))
+@pytest.mark.parametrize("reference, other", EQUAL.values(), ids=EQUAL.keys())
+def test_fidelity_of_equal_videos(host, reference, other):
+    result = fidelity(host, reference, other)
     assert result.outputs["fidelity"]["fidelity"] == ["PSNR inf dB, SSIM 1.0000"]
     assert len(result.outputs["difference"]["images"]) == 3
 
 
-@pytest.mark.parametrize(
-    "other, message",
-    [
-        ((0, 48, 64, 3), "images has no frames: connect a video of at least one frame"),
-        ((3, 48, 64, 1), "reference has 3 and images 1 colour channels: a grey video cannot be compared with one in colour"),
-        ((3, 48, 64, 2), r"images is \[3, 48, 64, 2\]: it must be \[frames, height, width, channels\] with 1, 3 or 4 channels"),
-        ((3, 48, 64), r"images is \[3, 48, 64\]: it must be \[frames, height, width, channels\]"),
-    ],
-    ids=["no-frames", "grey", "two-channels", "mask"],
-)
-def test_fidelity_names_what_is_no_video(host, other, message):
+# What is compared -> what the node says.
+NOT_COMPARED = {
+    "frames": (images(), images(batch=2), "3 frames of 64 x 48, images has 2 frames of 64 x 48"),
+    "width": (images(), images(width=32), "3 frames of 64 x 48, images has 3 frames of 32 x 48"),
+    "window": (images(width=10), images(width=10), "10 x 48 pixels: SSIM needs at least 11"),
+    "no-frames": (images(), of_shape(0, 48, 64, 3), "images has no frames: connect a video of at least one frame"),
+    "neither": (of_shape(0, 48, 64, 3), of_shape(0, 48, 64, 3), "reference has no frames"),
+    "grey": (
+        *(images(), of_shape(3, 48, 64, 1)),
+        "reference has 3 and images 1 colour channels: a grey video cannot be compared with one in colour",
+    ),
+    "two-channels": (
+        *(images(), of_shape(3, 48, 64, 2)),
+        r"images is \[3, 48, 64, 2\]: it must be \[frames, height, width, channels\] with 1, 3 or 4 channels",
+    ),
+    "mask": (images(), of_shape(3, 48, 64), r"images is \[3, 48, 64\]: it must be \[frames, height, width, channels\]"),
+}
+
+
+@pytest.mark.parametrize("reference, other, message", NOT_COMPARED.values(), ids=NOT_COMPARED.keys())
+def test_fidelity_names_what_it_cannot_compare(host, reference, other, message):
     with pytest.raises(PromptError, match=message):
-        fidelity(host, images(), of_shape(*other))
-
-
-def test_fidelity_of_two_videos_without_frames(host):
-    with pytest.raises(PromptError, match="reference has no frames"):
-        fidelity(host, of_shape(0, 48, 64, 3), of_shape(0, 48, 64, 3))
+        fidelity(host, reference, other)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import comfy_render
+import diffusers_host
 import pytest
 import torch
 from render import METHODS, Scene
+from tiny_wan import load
 from video_quality import psnr
 
 SCENE = Scene(prompt=2, seed=3, frames=7, pixels=80, steps=10)
@@ -18,9 +20,7 @@ def renders(host):
 
 
 def test_dense_agrees_with_diffusers(renders):
-    diffusers_host = pytest.importorskip("diffusers_host", exc_type=ImportError)
-    pytest.importorskip("diffusers")
-    other = diffusers_host.render(diffusers_host.load_model(), SCENE, METHODS[0])
+    other = diffusers_host.render(load(), SCENE, METHODS[0])
     torch.testing.assert_close(renders[0].video, other.video, atol=2e-3, rtol=0)
 
 

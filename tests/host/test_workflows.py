@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from comfy_host import PromptError, latent, to_prompt
-from real_host import reports
-from workflow_render import METHODS, WORKFLOWS, tiny_version, with_method
+from comfy_host import PromptError, latent
+from real_host import METHODS, reports
+from workflow_render import BYPASSED, WORKFLOWS, tiny_version, to_prompt
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
@@ -25,23 +25,12 @@ def workflow(request):
 
 
 def sparse_nodes(prompt: dict) -> dict:
-    return {node_id: node for node_id, node in prompt.items() if node["class_type"] in METHODS.values()}
-
-
-def without_defaults(info: dict) -> dict:
-    """The same /object_info without what `to_prompt` would fill gaps with."""
-    info = json.loads(json.dumps(info))
-    for node in info.values():
-        for group in ("required", "optional"):
-            for spec in node["input"].get(group, {}).values():
-                if len(spec) > 1:
-                    spec[1].pop("default", None)
-    return info
+    return {node_id: node for node_id, node in prompt.items() if node["class_type"] in METHODS}
 
 
 def test_the_server_misses_the_model_files_and_nothing_else(host, info, workflow):
     """The server checks every node, required input, range, choice and type of link before it runs anything."""
-    prompt = to_prompt(workflow, without_defaults(info))
+    prompt = to_prompt(workflow, info)
     with pytest.raises(PromptError) as refusal:
         host.server.submit(prompt)
     missed = [
@@ -54,7 +43,7 @@ def test_the_server_misses_the_model_files_and_nothing_else(host, info, workflow
 
 
 def test_the_sparse_nodes_hold_every_widget(info, workflow):
-    nodes = [node for node in workflow["nodes"] if node["type"] in METHODS.values()]
+    nodes = [node for node in workflow["nodes"] if node["type"] in METHODS]
     assert nodes
     for node in nodes:
         assert len(node["widgets_values"]) == len(info[node["type"]]["input"]["optional"])
@@ -76,19 +65,20 @@ def test_the_warm_up_falls_in_the_high_noise_expert(host, info):
     assert low["dense_reasons"].keys() == {"dense_blocks"}
 
 
-@pytest.mark.parametrize("method", METHODS.values())
 def test_every_sparse_node_is_replaced(host, info, workflow, method):
-    prompt = with_method(to_prompt(workflow, info), method, info)
-    assert {node["class_type"] for node in sparse_nodes(prompt).values()} == {method}
+    prompt = to_prompt(workflow, info)
+    for node in sparse_nodes(prompt).values():
+        if node["class_type"] != method:
+            defaults = {name: spec[1]["default"] for name, spec in info[method]["input"]["optional"].items()}
+            node |= {"class_type": method, "inputs": {"model": node["inputs"]["model"], **defaults}}
     result = host.server.queue(tiny_version(prompt, **SMALL))
-    assert {report["method"] for report in reports(result)} == {name for name, kind in METHODS.items() if kind == method}
+    assert {report["method"] for report in reports(result)} == {METHODS[method]}
 
 
 def test_without_sparse_nodes_the_model_runs_dense(host, info, workflow):
+    for node in workflow["nodes"]:
+        if node["type"] in METHODS:
+            node["mode"] = BYPASSED
     prompt = to_prompt(workflow, info)
-    bypassed = {
-        **workflow,
-        "nodes": [{**node, "mode": 4 if node["type"] in METHODS.values() else 0} for node in workflow["nodes"]],
-    }
-    assert with_method(prompt, None, info) == to_prompt(bypassed, info)
-    assert not reports(host.server.queue(tiny_version(with_method(prompt, None, info), **SMALL)))
+    assert not sparse_nodes(prompt)
+    assert not reports(host.server.queue(tiny_version(prompt, **SMALL)))

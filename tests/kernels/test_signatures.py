@@ -82,7 +82,7 @@ def test_constexprs_do_not_depend_on_the_video(op):
 def test_a_new_resolution_compiles_nothing_new(tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "SPARSE_VIDEOGEN_DEBUG")}
     env["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-c", COUNT, str(ROOT / "demo")]
+    command = [sys.executable, "-c", COUNT, str(ROOT / "tests" / "harness")]
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     seen, failures, launches = json.loads(result.stdout.splitlines()[-1])

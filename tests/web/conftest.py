@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy_render
 import pytest
 from comfy_host import find_hosts, host_version
+from comfy_page import ComfyPage, chromium
 from real_host import Host, is_old
+from tiny_checkpoints import parts
 
 OUT = Path(__file__).with_name("out")
-VUE_SINCE = (0, 19)  # before, Vue nodes were an experiment that drew no panels of any pack
+VUE_SINCE = [0, 19]  # before, Vue nodes were an experiment that drew no panels of any pack
 
 
 def pytest_generate_tests(metafunc):
     """Runs each test once a ComfyUI and renderer."""
     if "tab" not in metafunc.fixturenames:
         return
-    params = []
-    for path in find_hosts():
-        version = host_version(path)
-        if is_old(version):
-            continue
-        renderers = ["classic", "vue"] if tuple(map(int, version.split(".")[:2])) >= VUE_SINCE else ["classic"]
-        params += [pytest.param((path, renderer), id=f"{version}-{renderer}") for renderer in renderers]
+    params = [
+        pytest.param((path, renderer), id=f"{version}-{renderer}")
+        for path, version in ((path, host_version(path)) for path in find_hosts())
+        for renderer in ("classic", "vue")
+        if not is_old(version) and (renderer == "classic" or parts(version) >= VUE_SINCE)
+    ]
     skip = pytest.mark.skip(reason="no ComfyUI with the attention override found: set COMFYUI_PATH")
     metafunc.parametrize("tab", params or [pytest.param(None, marks=skip, id="no-host")], indirect=True, scope="session")
 
@@ -31,28 +31,18 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium without a network."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    from comfy_page import ARGUMENTS, find_chromium
-
-    with sync_api.sync_playwright() as playwright:
-        path = find_chromium(playwright)
-        if path is None:
+    with chromium() as browser:
+        if browser is None:
             pytest.skip("no Chromium found: install one, or set CHROMIUM to its path")
-        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
 def tab(request, browser, tmp_path_factory):
     """A `ComfyPage` on a running ComfyUI that has the tiny checkpoints."""
-    from comfy_page import ComfyPage
-
     path, renderer = request.param
-    host = Host(path, tmp_path_factory.mktemp("comfy"), ["wan21_t2v"])
-    comfy_render.install_checkpoint(host.server.base_dir)
     OUT.mkdir(exist_ok=True)
-    with host.server:
+    with (host := Host(path, tmp_path_factory.mktemp("comfy"), ["wan21_t2v"])).server:
         tab = ComfyPage(browser, host, renderer == "vue", OUT)
         tab.open()
         assert tab.errors == []
@@ -67,5 +57,11 @@ def comfy(request, tab):
     tab.errors.clear()
     yield tab
     tab.page.screenshot(path=OUT / f"{request.node.name}.png")
-    tab.close_dialogs()
+    tab.page.keyboard.press("Escape")  # closes dialogs that a test left open
     assert tab.errors == []
+
+
+@pytest.fixture
+def node(comfy):
+    """Id of an SVG2 node with its defaults, in view."""
+    return comfy.add("SVG2Attention")

@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from workflow_render import METHODS, WORKFLOWS
+from real_host import METHODS
+from workflow_render import WORKFLOWS
 
 MISSING = re.compile("missing node|nodes are missing", re.IGNORECASE)
 UNKNOWN_NODES = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
@@ -23,15 +24,9 @@ def numbers(comfy, node: str, preset: dict) -> dict:
     return {name: values[name] for name in preset}
 
 
-@pytest.fixture
-def node(comfy):
-    """Id of an SVG2 node with its defaults."""
-    return comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}})["SVG2"]
-
-
 def test_the_search_finds_it(comfy):
     has_aliases = not comfy.host.version.startswith("0.3.")
-    comfy.command("Workspace.SearchBox.Toggle")
+    comfy.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     comfy.page.locator("input[role=combobox]:focus").wait_for()
     comfy.page.keyboard.type("semantic clusters" if has_aliases else "Sparse VideoGen 2")
     comfy.page.get_by_text("Sparse VideoGen 2 (SVG2)").first.wait_for()
@@ -46,10 +41,10 @@ def test_its_help_opens(comfy, node):
     comfy.page.get_by_text("kmeans_step_iters").first.wait_for(state="attached")
 
 
-@pytest.mark.parametrize("kind", METHODS.values())
+@pytest.mark.parametrize("kind", METHODS)
 def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     """In the order in which workflows keep their values, and all of them in the prompt."""
-    node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
+    node = comfy.add(kind)
     inputs = comfy.host.server.object_info()[kind]["input"]["optional"]
     assert list(comfy("values", node).items()) == [(name, spec[1]["default"]) for name, spec in inputs.items()]
     shown = "id => tests.node(id).widgets.filter(widget => widget.serialize !== false && widget.isVisible?.() !== false)"
@@ -58,9 +53,9 @@ def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     assert prompt[node]["inputs"] == comfy("values", node)
 
 
-@pytest.mark.parametrize("kind", METHODS.values())
+@pytest.mark.parametrize("kind", METHODS)
 def test_a_preset_shows_its_numbers_and_a_change_makes_it_custom(comfy, kind):
-    node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
+    node = comfy.add(kind)
     presets, before = presets_of(comfy, kind), comfy("values", node)
     name, preset = next((name, preset) for name, preset in presets.items() if numbers(comfy, node, preset) != preset)
     comfy.choose(node, "preset", name)
@@ -77,8 +72,8 @@ def test_a_preset_shows_its_numbers_and_a_change_makes_it_custom(comfy, kind):
 
 
 def test_every_preset_fits_the_widgets(comfy):
-    for kind in METHODS.values():
-        node = comfy("build", {"ours": {"class_type": kind, "inputs": {}}})["ours"]
+    for kind in METHODS:
+        node = comfy.add(kind)
         for name, preset in presets_of(comfy, kind).items():
             comfy.evaluate(
                 """([id, name]) => {
@@ -95,7 +90,7 @@ def test_every_preset_fits_the_widgets(comfy):
 
 
 def test_a_preset_is_undone_in_one_step(comfy, node):
-    comfy.load(comfy.evaluate("() => app.graph.serialize()"))  # where undo begins
+    comfy.load(comfy.saved())  # where undo begins
     before = comfy("values", node)
     name, preset = next((name, p) for name, p in presets_of(comfy, "SVG2Attention").items() if p["q_clusters"] != 300)
     comfy.choose(node, "preset", name)
@@ -113,7 +108,7 @@ def test_a_preset_is_undone_in_one_step(comfy, node):
 def test_a_workflow_shows_the_numbers_of_its_preset(comfy, node):
     """Also where it was saved with others beside it, which the server would not use, and before the last input came."""
     name, preset = next((name, p) for name, p in presets_of(comfy, "SVG2Attention").items() if p["top_p"] != 0.9)
-    workflow = comfy.evaluate("() => app.graph.serialize()")
+    workflow = comfy.saved()
     saved = workflow["nodes"][0]["widgets_values"]
     assert saved[-2:] == ["Custom", "previous"]
     saved[-2:] = [name]
@@ -153,14 +148,14 @@ def test_the_example_workflow_opens_whole(comfy, name):
     assert comfy.evaluate(UNKNOWN_NODES) == [] and comfy.evaluate("() => app.graph.nodes.length") == len(workflow["nodes"])
     assert not comfy.page.get_by_text(MISSING).count()
     for saved in workflow["nodes"]:
-        if saved["type"] in METHODS.values():
+        if saved["type"] in METHODS:
             assert list(comfy("values", saved["id"]).values()) == saved["widgets_values"]
 
 
 def test_a_node_that_is_missing_would_be_seen(comfy):
     """That the test above can fail."""
-    comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}})
-    workflow = comfy.evaluate("() => app.graph.serialize()")
+    comfy.add("SVG2Attention")
+    workflow = comfy.saved()
     workflow["nodes"][0]["type"] = "NoSuchNode"
     comfy.load(workflow)
     comfy.page.get_by_text(MISSING).first.wait_for()

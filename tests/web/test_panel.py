@@ -58,10 +58,9 @@ def report(node: str, run: int = 1, **changes) -> dict:
 
 
 @pytest.fixture
-def node(comfy):
-    """Id of an SVG2 node that stands in view."""
-    (node,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
-    comfy("centre", node)
+def ran(comfy, node):
+    """The same after a run."""
+    comfy("send", "run", report(node))
     return node
 
 
@@ -77,26 +76,19 @@ def cells(comfy) -> list:
     )
 
 
-def lines(comfy, node) -> list[str]:
-    return [line for line in (comfy.panel(node) or "").split("\n") if line.strip()]
-
-
-def test_no_panel_before_a_run(comfy, node):
-    assert comfy.panel(node) is None
-
-
 @pytest.mark.parametrize("kind", ["step", "run"])
 def test_it_shows_the_words_of_the_message(comfy, node, kind):
+    assert comfy.panel(node) is None
     failed = {"kernel_failures": {"assign (9.0, bfloat16)": "RuntimeError: no ptxas"}, "inexact_dense": "other_pack.nodes"}
     sent = step(node, 6) if kind == "step" else report(node, **failed)
     comfy("send", kind, sent)
-    assert lines(comfy, node)[:2] == [sent["line"], sent["heads"]]
+    assert comfy.panel(node)[:2] == [sent["line"], sent["heads"]]
     said = sent["warnings"] + sent["notes"]
-    assert said and lines(comfy, node)[-len(said) :] == said
+    assert said and comfy.panel(node)[-len(said) :] == said
     assert comfy.page.locator(".sparse-videogen-panel li.warning").all_inner_texts() == sent["warnings"]
 
 
-def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):
+def test_the_map_has_a_pixel_a_layer_and_step_and_the_report_draws_the_same(comfy, node):
     for number in range(4):
         comfy("send", "step", step(node, number))
     seen = cells(comfy)
@@ -108,31 +100,26 @@ def test_the_map_has_a_pixel_a_layer_and_step(comfy, node):
     sparse = [tuple(row[3]) for row in seen[1:]]
     assert len(set(sparse)) == LAYERS - 1 and all(pixel[3] == 255 for pixel in sparse)
     assert all(row[4:] == [blank] * 6 for row in seen)
-
-
-def test_the_report_draws_the_whole_map(comfy, node):
-    for number in range(STEPS):
+    for number in range(4, STEPS):
         comfy("send", "step", step(node, number))
     live = cells(comfy)
     comfy("send", "run", report(node))
     assert cells(comfy) == live
 
 
-def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("send", "step", step(node, 0, run=2))
-    assert lines(comfy, node)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
-    comfy("send", "step", step(node, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
+def test_a_new_run_starts_over_and_a_repeated_step_replaces(comfy, ran):
+    comfy("send", "step", step(ran, 0, run=2))
+    assert comfy.panel(ran)[0].startswith("Step 1 of 10") and cells(comfy)[1][5][3] == 0
+    comfy("send", "step", step(ran, 0, run=2, density=[0.1] * LAYERS, error=[0.01] * LAYERS))
     assert len(cells(comfy)) == LAYERS and cells(comfy)[0][0][3] == 255
     # A server that was started anew counts from 1 again.
-    comfy("send", "run", report(node, run=2))
-    comfy("send", "step", step(node, 0, run=2))
-    assert lines(comfy, node)[0].startswith("Step 1 of 10")
+    comfy("send", "run", report(ran, run=2))
+    comfy("send", "step", step(ran, 0, run=2))
+    assert comfy.panel(ran)[0].startswith("Step 1 of 10")
 
 
-def test_the_pointer_reads_the_map(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("centre", node)
+def test_the_pointer_reads_the_map(comfy, ran):
+    comfy("centre", ran)
     chart = comfy.page.locator(".sparse-videogen-panel canvas")
     chart.hover()  # waits until the panel stands still
     box = chart.bounding_box()
@@ -142,14 +129,13 @@ def test_the_pointer_reads_the_map(comfy, node):
     }.items():
         place = {"x": (column + 0.5) / STEPS * box["width"], "y": (layer + 0.5) / LAYERS * box["height"]}
         chart.hover(position=place)
-        assert text in lines(comfy, node)
+        assert text in comfy.panel(ran)
     comfy.page.mouse.move(5, 5)
-    assert not any(line.startswith("layer ") for line in lines(comfy, node))
+    assert not any(line.startswith("layer ") for line in comfy.panel(ran))
 
 
-def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
-    comfy("send", "run", report(node))
-    comfy("centre", node)
+def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, ran):
+    comfy("centre", ran)
     view = "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]"
     scale, x, y = comfy.evaluate(view)
     chart = comfy.page.locator(".sparse-videogen-panel canvas")
@@ -163,42 +149,38 @@ def test_the_canvas_zooms_and_moves_under_the_pointer_on_the_panel(comfy, node):
     comfy.page.wait_for_function("scale => app.canvas.ds.scale > scale", arg=scale)
 
 
-def test_the_setting_takes_the_panel_away(comfy, node):
-    comfy("send", "run", report(node))
-    shown = lines(comfy, node)
+def test_the_setting_takes_the_panel_away(comfy, ran):
+    shown = comfy.panel(ran)
     switch = "on => app.extensionManager.setting.set('SparseVideoGen.ShowPanel', on)"
     comfy.evaluate(switch, False)
     try:
         comfy.page.wait_for_selector(".sparse-videogen-panel", state="detached")
-        comfy("send", "step", step(node, 3, run=2))
-        assert comfy.panel(node) is None
+        comfy("send", "step", step(ran, 3, run=2))
+        assert comfy.panel(ran) is None
     finally:
         comfy.evaluate(switch, True)
     comfy.page.wait_for_selector(".sparse-videogen-panel")
-    assert lines(comfy, node)[0].startswith("Step 4 of 10") and shown
+    assert comfy.panel(ran)[0].startswith("Step 4 of 10") and shown
 
 
 def test_the_workflow_is_saved_without_it(comfy, node):
-    saved = "() => app.graph.serialize().nodes[0]"
-    before = comfy.evaluate(saved)
+    (before,) = comfy.saved()["nodes"]
     comfy("send", "run", report(node))
     comfy.settle()
-    after = comfy.evaluate(saved)
-    assert not any(
-        "panel" in name for name in comfy.evaluate("async id => (await app.graphToPrompt()).output[id].inputs", node)
-    )
+    (after,) = comfy.saved()["nodes"]
+    inputs = comfy.evaluate("async id => (await app.graphToPrompt()).output[id].inputs", node)
+    assert not any("panel" in name for name in inputs)
     assert after["widgets_values"] == before["widgets_values"] and after["size"] == pytest.approx(before["size"], abs=1)
 
 
-def test_it_is_there_again_when_the_graph_is_made_anew(comfy, node):
+def test_it_is_there_again_when_the_graph_is_made_anew(comfy, ran):
     """As undo and a change of workflow do; another workflow's node of the same id has none."""
-    comfy("send", "run", report(node))
-    workflow, shown = comfy.evaluate("() => app.graph.serialize()"), comfy.panel(node)
+    workflow, shown = comfy.saved(), comfy.panel(ran)
     comfy.clear()
-    (other,) = comfy("build", {"SVG2": {"class_type": "SVG2Attention", "inputs": {}}}).values()
-    assert other == node and comfy.panel(other) is None
+    other = comfy.add("SVG2Attention")
+    assert other == ran and comfy.panel(other) is None
     comfy.load(workflow)
-    comfy.wait_for_panel(node, shown)
+    comfy.wait_for_panel(ran, shown)
 
 
 def test_a_message_for_no_node_here_is_passed_over(comfy, node):
@@ -208,12 +190,11 @@ def test_a_message_for_no_node_here_is_passed_over(comfy, node):
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_it_can_be_read_in_this_theme(comfy, node, theme):
-    comfy("send", "run", report(node))
+def test_it_can_be_read_in_this_theme(comfy, ran, theme):
     comfy.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
     try:
         comfy.settle()
-        comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", node)
+        comfy.picture(f"panel-{theme}-{comfy.host.version}-{'vue' if comfy.vue else 'classic'}", ran)
         assert contrast(comfy, ".headline") > 7 and contrast(comfy, ".heads") > 3.5
     finally:
         comfy.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
@@ -221,20 +202,19 @@ def test_it_can_be_read_in_this_theme(comfy, node, theme):
 
 def contrast(comfy, selector: str) -> float:
     """WCAG contrast of a text in the panel with the panel's ground."""
-    return comfy.evaluate(
+    colours = comfy.evaluate(
         """selector => {
             const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-            const luminance = (colour) => {
-                pixel.fillStyle = colour;
-                pixel.fillRect(0, 0, 1, 1);
-                const [r, g, b] = [...pixel.getImageData(0, 0, 1, 1).data].map((value) => value / 255)
-                    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-            };
             const panel = document.querySelector(".sparse-videogen-panel");
-            const text = luminance(getComputedStyle(panel.querySelector(selector)).color);
-            const ground = luminance(getComputedStyle(panel).backgroundColor);
-            return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+            return [getComputedStyle(panel.querySelector(selector)).color, getComputedStyle(panel).backgroundColor].map(
+                (colour) => {
+                    pixel.fillStyle = colour;
+                    pixel.fillRect(0, 0, 1, 1);
+                    return [...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3);
+                });
         }""",
         selector,
     )
+    linear = [[v / 3294.6 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour] for colour in colours]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)

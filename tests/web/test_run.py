@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfy_host import latent
+from real_host import METHODS
 
 STEPS = 6
 OURS = "svg_model"
@@ -14,8 +15,7 @@ WATCH = """() => {
     if (window.watching) return;
     window.watching = true;
     ["step", "run"].forEach((kind) => app.api.addEventListener(`sparse_videogen.${kind}`, ({ detail }) => {
-        const panel = tests.node(detail.node).widgets.find((widget) => widget.type === "sparse_videogen_panel");
-        window.seen.push([kind, detail, panel.element.innerText]);
+        window.seen.push([kind, detail, tests.lines(tests.panelElement(detail.node))]);
     }));
 }"""
 
@@ -38,12 +38,7 @@ def run(comfy) -> tuple[dict, list]:
     comfy.evaluate(WATCH)
     result = comfy("run")
     assert result["kind"] == "execution_success", result["detail"]
-    seen = comfy.evaluate("() => window.seen")
-    return result["outputs"], [(kind, message, lines(text)) for kind, message, text in seen]
-
-
-def lines(text: str) -> list[str]:
-    return [line for line in text.split("\n") if line.strip()]
+    return result["outputs"], comfy.evaluate("() => window.seen")
 
 
 def picture_of(comfy, outputs: dict, ids: dict) -> torch.Tensor:
@@ -52,7 +47,7 @@ def picture_of(comfy, outputs: dict, ids: dict) -> torch.Tensor:
     return latent(comfy.host.server.base_dir / "output" / entry["subfolder"] / entry["filename"])
 
 
-@pytest.mark.parametrize("kind", ["SVGAttention", "SVG2Attention"])
+@pytest.mark.parametrize("kind", METHODS)
 def test_the_panel_follows_a_run_to_its_end(comfy, build, kind):
     ids = build(kind)
     _, seen = run(comfy)
@@ -69,7 +64,9 @@ def test_the_panel_follows_a_run_to_its_end(comfy, build, kind):
     assert comfy.evaluate(
         "() => (({ width, height }) => [width, height])(document.querySelector('.sparse-videogen-panel canvas'))"
     ) == [STEPS, len(report["steps"][0]["density"])]
-    assert lines(comfy.panel(ids[OURS])) == final
+    for label, count in report["dense_reasons"].items():
+        assert any(line.startswith(f"{label}: ") and line.endswith(f"({count} calls)") for line in final)
+    assert comfy.panel(ids[OURS]) == final
 
 
 def test_the_reason_for_staying_dense_stands_on_the_node(comfy, build):
@@ -77,7 +74,7 @@ def test_the_reason_for_staying_dense_stands_on_the_node(comfy, build):
     _, seen = run(comfy)
     _, report, final = seen[-1]
     assert final[0] == f"All {report['calls']} calls dense"
-    assert any(line.startswith("min_tokens: ") for line in final)
+    assert f"min_tokens: 480 tokens are fewer than 8192 ({report['calls']} calls)" in final
 
 
 def test_bypassed_it_changes_nothing(comfy, build):
@@ -133,14 +130,14 @@ def test_a_second_run_takes_the_place_of_the_first(comfy, build):
     comfy.evaluate("id => (tests.node(id).widgets.find(widget => widget.name === 'start_percent').value = 0.6)", ids[OURS])
     _, seen = run(comfy)
     assert seen[0][2][0] == f"Step 1 of {STEPS}, dense"
-    assert lines(comfy.panel(ids[OURS])) == seen[-1][2]
+    assert comfy.panel(ids[OURS]) == seen[-1][2]
 
 
 def test_undo_passes_over_the_panel(comfy, build):
     """A run is nothing that one undoes; and what it showed stays when the graph is made anew by an undo."""
     ids = build("SVG2Attention")
     node = ids[OURS]
-    comfy.load(comfy.evaluate("() => app.graph.serialize()"))  # where undo begins
+    comfy.load(comfy.saved())  # where undo begins
     comfy.enter(node, "top_p", 0.75)
     run(comfy)
     shown = comfy.panel(node)

@@ -15,11 +15,11 @@ from pathlib import Path
 from comfy_host import prepare_host
 from tiny_checkpoints import write_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+HARNESS = Path(__file__).parent
 PRELUDE = """
 import json, logging, sys, time
-demo, checkpoints, facts_file = sys.argv[1:4]
-sys.path.insert(0, demo)
+harness, checkpoints, facts_file = sys.argv[1:4]
+sys.path.insert(0, harness)
 from host_launcher import EmptyTorchaudio, declare_missing_ops
 from load_pack import load_pack
 declare_missing_ops()
@@ -73,13 +73,13 @@ def tell(name, **values):
 """
 
 
-def run_in_host(host_path: Path, script: str, folder: Path, **environment: str) -> dict:
+def run_in_host(host_path: Path, script: str, folder: Path) -> dict:
     """Runs the script and returns what it told: name -> its values and the log lines since the last."""
     write_checkpoint("wan21_t2v", folder)
     facts = folder / "facts.json"
     ending = 'open(facts_file, "w").write(json.dumps(facts))'
-    command = [prepare_host(host_path), "-c", f"{PRELUDE}\n{script}\n{ending}", ROOT / "demo", folder, facts]
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+    command = [prepare_host(host_path), "-c", f"{PRELUDE}\n{script}\n{ending}", HARNESS, folder, facts]
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([str(part) for part in command], cwd=host_path, capture_output=True, text=True, env=env)
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads(facts.read_text())

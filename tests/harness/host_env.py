@@ -14,7 +14,7 @@ import sys
 import venv
 from pathlib import Path
 
-CHECKOUT = Path(__file__).absolute().parents[1]
+CHECKOUT = Path(__file__).absolute().parents[2]
 DEFAULT_HOSTS = ("~/ComfyUI", "~/comfy/ComfyUI")
 # torchvision is installed apart (its wheel demands its own torch), the rest is of no use headless.
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
@@ -51,21 +51,24 @@ def prepare_host(path: Path) -> Path:
     Returns:
         The python executable to run it with, in `<this checkout>/.venv/hosts/<name>-<version>/`.
     Raises:
-        RuntimeError: torch is missing from the current interpreter, or pip failed.
+        RuntimeError: the torch is of an unknown kind, or pip failed.
     """
     path = Path(path).resolve()
-    torch_version = _installed_torch()
+    torch_version = importlib.metadata.version("torch")
     requirements = _requirements(path)
     torchvision = _torchvision_for(torch_version)
     folder = CHECKOUT / ".venv" / "hosts" / f"{path.name}-{host_version(path)}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "requirements.sha256"
-    wanted = _digest([sys.version, *_site_folders(), torch_version, torchvision, *requirements])
+    parts = [sys.version, *_site_folders(), torch_version, torchvision, *requirements]
+    wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if python.is_file() and stamp.is_file() and stamp.read_text() == wanted:
         return python
 
     venv.create(folder, with_pip=True, clear=True, symlinks=os.name != "nt")
-    _share_packages(python)
+    # This interpreter's packages are on its import path too; its own come first.
+    purelib = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
+    (Path(purelib.strip()) / "outer_packages.pth").write_text("\n".join(_site_folders()) + "\n")
     constraints = folder / "constraints.txt"
     constraints.write_text(f"torch=={torch_version}\n")
     _pip_install(python, ["--no-deps", torchvision], folder)
@@ -74,21 +77,10 @@ def prepare_host(path: Path) -> Path:
     return python
 
 
-def _installed_torch() -> str:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        raise RuntimeError(f"torch is not installed for {sys.executable}; install it there first") from None
-
-
 def _requirements(path: Path) -> list[str]:
     """Lines of the host's requirements.txt, less comments and what LEFT_OUT names, plus UNLISTED."""
     lines = (line.split("#")[0].strip() for line in (path / "requirements.txt").read_text().splitlines())
-    return [line for line in lines if line and _package_name(line) not in LEFT_OUT] + UNLISTED
-
-
-def _package_name(requirement: str) -> str:
-    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+    return [line for line in lines if line and re.match(r"[\w-]+", line)[0].lower() not in LEFT_OUT] + UNLISTED
 
 
 def _torchvision_for(torch_version: str) -> str:
@@ -99,21 +91,9 @@ def _torchvision_for(torch_version: str) -> str:
     return f"torchvision==0.{minor + 15}.*"
 
 
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def _site_folders() -> list[str]:
     """Folders of installed packages that the current interpreter sees."""
-    return [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-
-
-def _share_packages(python: Path) -> None:
-    """Append this interpreter's packages to the import path of `python`; its own come first."""
-    purelib = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    ).strip()
-    (Path(purelib) / "outer_packages.pth").write_text("\n".join(_site_folders()) + "\n")
+    return [str(Path(entry).resolve()) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
 
 
 def _pip_install(python: Path, arguments: list[str], folder: Path) -> None:

@@ -23,7 +23,7 @@ def video_qkv(
     """
     rng = torch.Generator().manual_seed(seed)
     content = _content(frames, height, width, rng)
-    rotation = _rope(frames, height, width, head_dim)
+    angle = _rope(frames, height, width, head_dim)
     q, k, v = [], [], []
     for head in range(heads):
         gain, share = HEAD_GAINS[head % len(HEAD_GAINS)], CONTENT_SHARE[head % len(CONTENT_SHARE)]
@@ -36,7 +36,7 @@ def video_qkv(
                 + 0.7 * content.std() * math.sqrt(content.shape[1]) * bias
             )
             x = x / x.square().mean(-1, keepdim=True).sqrt() * math.sqrt(gain)
-            result.append(_rotate(x, rotation))
+            result.append(rotate(x, angle.cos(), angle.sin()))
         v.append(of_v + 0.3 * torch.randn(of_v.shape, generator=rng))
     q, k, v = (torch.stack(x).unsqueeze(0) for x in (q, k, v))
     if text:
@@ -78,7 +78,7 @@ def _rope(frames: int, height: int, width: int, head_dim: int) -> Tensor:
     return torch.cat(angles, -1).flatten(0, 2)
 
 
-def _rotate(x: Tensor, angle: Tensor) -> Tensor:
-    even, odd = x[..., 0::2], x[..., 1::2]
-    cos, sin = angle.cos(), angle.sin()
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., D], each pair of neighbours turned by its angle, of which are given cos and sin [..., D/2]."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import comfy_render
 from comfy_host import find_hosts
 from playwright.sync_api import sync_playwright
 from real_host import Host
 
 HELPERS = Path(__file__).with_name("page_helpers.js").read_text()
-EMPTY = {
-    "last_node_id": 0,
-    "last_link_id": 0,
-    "nodes": [],
-    "links": [],
-    "groups": [],
-    "config": {},
-    "extra": {},
-    "version": 0.4,
-}
+NOTHING = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
+EMPTY = {"last_node_id": 0, "last_link_id": 0, "version": 0.4, **NOTHING}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
@@ -53,24 +42,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 ARGUMENTS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
 
 
-def find_chromium(playwright) -> str | None:
-    """Path of a Chromium: the one named by $CHROMIUM, an installed one, or Playwright's own."""
-    named = os.environ.get("CHROMIUM")
-    installed = (shutil.which(name) for name in BROWSERS)
-    own = playwright.chromium.executable_path
-    return named or next(filter(None, installed), None) or (own if Path(own).is_file() else None)
+@contextmanager
+def chromium() -> Iterator:
+    """A headless Chromium without a network: the one named by $CHROMIUM, an installed one, or Playwright's own; or None."""
+    with sync_playwright() as playwright:
+        installed = filter(None, map(shutil.which, BROWSERS))
+        own = playwright.chromium.executable_path
+        path = os.environ.get("CHROMIUM") or next(installed, own if Path(own).is_file() else None)
+        browser = path and playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield browser
+        if browser:
+            browser.close()
 
 
 @contextmanager
 def newest_page() -> Iterator[ComfyPage]:
-    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found, which has the trained tiny model."""
-    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, sync_playwright() as playwright:
+    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found."""
+    with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, chromium() as browser:
         host = Host(find_hosts()[-1], Path(folder), [])
-        comfy_render.install_checkpoint(host.server.base_dir)
         with host.server:
-            browser = playwright.chromium.launch(executable_path=find_chromium(playwright), args=list(ARGUMENTS))
             yield ComfyPage(browser, host, vue=True, out=Path(folder))
-            browser.close()
 
 
 class ComfyPage:
@@ -97,19 +88,16 @@ class ComfyPage:
         """Loads the page anew, with the tests' settings, and waits until it can be used."""
         self.set(**SETTINGS, **{"Comfy.VueNodes.Enabled": self.vue})
         self.page.goto(self.host.server.url)
-        self.page.wait_for_function(READY, timeout=120_000)
+        self._wait_until_ready()
 
     def reload(self) -> None:
         """As a person does with F5."""
         self.page.reload()
-        self.page.wait_for_function(READY, timeout=120_000)
+        self._wait_until_ready()
 
     def set(self, **settings) -> None:
         """Writes settings on the server; the page reads them when it is opened."""
-        request = urllib.request.Request(
-            f"{self.host.server.url}/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request, timeout=60).close()
+        self.page.request.post(f"{self.host.server.url}/settings", data=settings, fail_on_status_code=True)
 
     def clear(self) -> None:
         """An empty workflow in the open tab."""
@@ -121,38 +109,28 @@ class ComfyPage:
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         self.settle()
 
-    def __call__(self, function: str, *args, **named):
+    def __call__(self, function: str, *args):
         """Result of a function of page_helpers.js."""
-        return self.page.evaluate(f"args => tests.{function}(...args)", list(args), **named)
+        return self.page.evaluate(f"args => tests.{function}(...args)", list(args))
 
     def evaluate(self, script: str, argument=None):
         """Result of a script in the page."""
         return self.page.evaluate(script, argument)
 
-    def close_dialogs(self) -> None:
-        """What a test may have left open."""
-        self.page.keyboard.press("Escape")
-
     def settle(self) -> None:
         """Waits until what was changed is drawn."""
         self.page.evaluate(SETTLED)
 
-    def command(self, name: str) -> None:
-        """Runs a command of the page's menu."""
-        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
-
     def select(self, node_id: str) -> None:
         """A click on the node's title, in the middle of the window."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         box = self("box", node_id)
         self.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 15)
         self.page.wait_for_function("id => tests.node(id).selected", arg=node_id)
 
     def choose(self, node_id: str, widget: str, option: str) -> None:
         """Picks from a combo by hand."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         if self.vue:
             self.page.locator(f'[data-node-id="{node_id}"] [role=combobox][aria-label="{widget}"]').click()
             self.page.get_by_role("option", name=option, exact=True).click()
@@ -163,8 +141,7 @@ class ComfyPage:
 
     def enter(self, node_id: str, widget: str, value: float) -> None:
         """Types a number by hand."""
-        self("centre", node_id)
-        self.settle()
+        self._bring(node_id)
         if self.vue:
             box = self.page.locator(f'[data-node-id="{node_id}"] [aria-label="{widget}"]').bounding_box()
             self.page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -178,18 +155,27 @@ class ComfyPage:
             self.page.keyboard.press("Enter")
         self.settle()
 
-    def panel(self, node_id: str):
-        """The panel under a node, as text; None where there is none."""
-        return self("panelText", node_id)
+    def add(self, kind: str) -> str:
+        """Id of a new node, in the middle of the window."""
+        (node,) = self("build", {"new": {"class_type": kind, "inputs": {}}}).values()
+        self("centre", node)
+        return node
 
-    def wait_for_panel(self, node_id: str, text: str) -> None:
+    def panel(self, node_id: str) -> list[str] | None:
+        """The lines of the panel under a node; None where there is none."""
+        return self("panel", node_id)
+
+    def wait_for_panel(self, node_id: str, lines: list[str]) -> None:
         """Until the panel under a node shows this and nothing else."""
-        self.page.wait_for_function("([id, text]) => tests.panelText(id) === text", arg=[node_id, text])
+        self.page.wait_for_function("([id, lines]) => String(tests.panel(id)) === String(lines)", arg=[node_id, lines])
 
-    def picture(self, name: str, node_id: str, scale: float = 1) -> Path:
+    def saved(self) -> dict:
+        """The workflow as it would be saved."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def picture(self, name: str, node_id: str) -> Path:
         """Saves what a node looks like."""
-        self("centre", node_id, scale)
-        self.settle()
+        self._bring(node_id)
         self.page.mouse.move(5, 5)
         self.page.wait_for_timeout(700)  # the host's own transitions have no event
         path = self.out / f"{name}.png"
@@ -198,6 +184,13 @@ class ComfyPage:
         clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
         self.page.screenshot(path=path, clip=clip)
         return path
+
+    def _bring(self, node_id: str) -> None:
+        self("centre", node_id)
+        self.settle()
+
+    def _wait_until_ready(self) -> None:
+        self.page.wait_for_function(READY, timeout=120_000)
 
     def _error(self, text: str) -> None:
         if not KNOWN_NOISE.search(text):

@@ -1,51 +1,30 @@
-"""Write tiny checkpoints of random weights that ComfyUI loads as the real video models.
+"""Names and shapes of the tensors of real video models in small: what a host tells a model by.
 
-The host tells a model by the names and shapes of its tensors, so each family is a table of both, in the
-names of the original releases. Width 256 (two heads of 128) and few layers: two steps take a second on a CPU.
+In the names of the original releases. Width 256 (two heads of 128) and few layers: two steps take a second on a CPU.
 """
 
 import math
-import zlib
-from functools import partial
-from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
 
 DIM = 256
 FFN = 512
 WAN_TEXT_WIDTH, WAN_VISION_WIDTH = 4096, 1280
 S2V_AUDIO_LAYERS, S2V_AUDIO_WIDTH, S2V_INJECTORS = 25, 1024, 12
-HUMO_AUDIO_WINDOW, HUMO_AUDIO_LAYERS, HUMO_AUDIO_WIDTH = 8, 5, 1280
+HUMO_AUDIO = (8, 5, 1280)  # window, layers, width
 HUMO_TOKENS, HUMO_TOKEN_WIDTH = 16, 1536
 HUNYUAN_TEXT_WIDTH, HUNYUAN_POOLED_WIDTH = 512, 768
 BYT5_WIDTH, SIGLIP_WIDTH = 1472, 1152
-COGVIDEOX_TEXT_WIDTH = 4096
 KANDINSKY_TEXT_WIDTH = 3584
-
-# First match by name decides how a tensor is filled. The q and k norms make attention logits of standard
-# deviation 2, sharp enough that leaving keys out shows; the gates and the projections after attention are
-# large enough that it counts.
-SHARP = ("norm_q.", "norm_k.", "q_norm.", "k_norm.", "norm_k_img.", "query_norm.", "key_norm.")
-CONSTANTS = dict.fromkeys(SHARP, 1.4)
-SPREADS = {
-    ".bias": 0.02,
-    "modulation": 0.4,
-    "_mod.": 0.4,
-    "_modulation.": 0.4,
-    "time_projection": 0.4,
-    "self_attn.o.": 2.0,
-    "_attn_proj.": 2.0,
-    ".linear2.": 2.0,
-    "attn_out.": 4.0,
-    "self_attention.out_layer.": 4.0,
-    "norm1.linear.": 4.0,
-}
+IN_OUT = (".in_layer", ".out_layer")
 
 
 def linear(name: str, out_width: int, in_width: int) -> dict:
     """Shapes of a linear layer's weight and bias; likewise `norm` and `conv`."""
     return {f"{name}.weight": (out_width, in_width), f"{name}.bias": (out_width,)}
+
+
+def mlp(name: str, *widths: int, layers: tuple[str, str] = (".0", ".2")) -> dict:
+    """Shapes of two linear layers with an activation between."""
+    return linear(name + layers[0], widths[1], widths[0]) | linear(name + layers[1], widths[2], widths[1])
 
 
 def norm(name: str, width: int) -> dict:
@@ -80,7 +59,7 @@ def wan_block(name: str, image_keys: bool = False) -> dict:
     if image_keys:
         shapes |= {f"{name}.cross_attn.norm_k_img.weight": (DIM,)}
         shapes |= linear(f"{name}.cross_attn.k_img", DIM, DIM) | linear(f"{name}.cross_attn.v_img", DIM, DIM)
-    return shapes | linear(f"{name}.ffn.0", FFN, DIM) | linear(f"{name}.ffn.2", DIM, FFN)
+    return shapes | mlp(f"{name}.ffn", DIM, FFN, DIM)
 
 
 def wan(
@@ -102,10 +81,8 @@ def wan(
     """
     shapes = (
         conv("patch_embedding", DIM, in_channels, 1, 2, 2)
-        | linear("text_embedding.0", DIM, WAN_TEXT_WIDTH)
-        | linear("text_embedding.2", DIM, DIM)
-        | linear("time_embedding.0", DIM, 256)
-        | linear("time_embedding.2", DIM, DIM)
+        | mlp("text_embedding", WAN_TEXT_WIDTH, DIM, DIM)
+        | mlp("time_embedding", 256, DIM, DIM)
         | linear("time_projection.1", 6 * DIM, DIM)
         | linear("head.head", 4 * out_channels, DIM)
         | {"head.modulation": (1, 2, DIM)}
@@ -148,10 +125,9 @@ def wan_s2v() -> dict:
 
 def wan_humo(layers: int = 3) -> dict:
     """Shapes of a Wan HuMo model of the 17B kind, with cross-attention to audio in each block; most is fixed, so 80 MB."""
-    window = HUMO_AUDIO_WINDOW * HUMO_AUDIO_LAYERS * HUMO_AUDIO_WIDTH
     shapes = (
         wan(36, layers=layers)
-        | linear("audio_proj.audio_proj_glob_1.layer", 512, window)
+        | linear("audio_proj.audio_proj_glob_1.layer", 512, math.prod(HUMO_AUDIO))
         | linear("audio_proj.audio_proj_glob_2.layer", 512, 512)
         | linear("audio_proj.audio_proj_glob_3.layer", HUMO_TOKENS * HUMO_TOKEN_WIDTH, 512)
         | norm("audio_proj.audio_proj_glob_norm.layer", HUMO_TOKEN_WIDTH)
@@ -191,8 +167,7 @@ def hunyuan_double_block(name: str) -> dict:
             linear(f"{name}.{stream}_mod.linear", 6 * DIM, DIM)
             | linear(f"{name}.{stream}_attn_qkv", 3 * DIM, DIM)
             | linear(f"{name}.{stream}_attn_proj", DIM, DIM)
-            | linear(f"{name}.{stream}_mlp.fc1", 4 * DIM, DIM)
-            | linear(f"{name}.{stream}_mlp.fc2", DIM, 4 * DIM)
+            | mlp(f"{name}.{stream}_mlp", DIM, 4 * DIM, DIM, layers=(".fc1", ".fc2"))
         )
     return shapes
 
@@ -213,38 +188,55 @@ def hunyuan_refiner_block(name: str) -> dict:
         | linear(f"{name}.adaLN_modulation.1", 2 * DIM, DIM)
         | linear(f"{name}.self_attn_qkv", 3 * DIM, DIM)
         | linear(f"{name}.self_attn_proj", DIM, DIM)
-        | linear(f"{name}.mlp.fc1", 4 * DIM, DIM)
-        | linear(f"{name}.mlp.fc2", DIM, 4 * DIM)
+        | mlp(f"{name}.mlp", DIM, 4 * DIM, DIM, layers=(".fc1", ".fc2"))
     )
 
 
-def hunyuan_video(in_channels: int, out_channels: int, patch: tuple[int, int, int], extras: dict) -> dict:
-    """Shapes of a HunyuanVideo model of one double and two single blocks, plus those in `extras`."""
+def _hunyuan_video(in_channels: int, out_channels: int, patch: tuple[int, int, int]) -> dict:
+    """Shapes that all HunyuanVideo models have, of one double and two single blocks."""
     shapes = (
         conv("img_in.proj", DIM, in_channels, *patch)
-        | linear("time_in.mlp.0", DIM, 256)
-        | linear("time_in.mlp.2", DIM, DIM)
+        | mlp("time_in.mlp", 256, DIM, DIM)
         | linear("txt_in.input_embedder", DIM, HUNYUAN_TEXT_WIDTH)
-        | linear("txt_in.t_embedder.mlp.0", DIM, 256)
-        | linear("txt_in.t_embedder.mlp.2", DIM, DIM)
-        | linear("txt_in.c_embedder.linear_1", DIM, HUNYUAN_TEXT_WIDTH)
-        | linear("txt_in.c_embedder.linear_2", DIM, DIM)
+        | mlp("txt_in.t_embedder.mlp", 256, DIM, DIM)
+        | mlp("txt_in.c_embedder.linear", HUNYUAN_TEXT_WIDTH, DIM, DIM, layers=("_1", "_2"))
         | linear("final_layer.linear", out_channels * math.prod(patch), DIM)
         | linear("final_layer.adaLN_modulation.1", 2 * DIM, DIM)
     )
     for i in range(2):
         shapes |= hunyuan_refiner_block(f"txt_in.individual_token_refiner.blocks.{i}")
         shapes |= hunyuan_single_block(f"single_blocks.{i}")
-    return shapes | hunyuan_double_block("double_blocks.0") | extras
+    return shapes | hunyuan_double_block("double_blocks.0")
+
+
+def hunyuan_video(in_channels: int) -> dict:
+    """Shapes of a HunyuanVideo 1.0 model."""
+    return (
+        _hunyuan_video(in_channels, 16, (1, 2, 2))
+        | mlp("vector_in", HUNYUAN_POOLED_WIDTH, DIM, DIM, layers=IN_OUT)
+        | mlp("guidance_in.mlp", 256, DIM, DIM)
+    )
+
+
+def hunyuan_video_1_5() -> dict:
+    """Shapes of a HunyuanVideo 1.5 model."""
+    return (
+        _hunyuan_video(65, 32, (1, 1, 1))
+        | norm("byt5_in.layernorm", BYT5_WIDTH)
+        | linear("byt5_in.fc1", 2048, BYT5_WIDTH)
+        | linear("byt5_in.fc2", 2048, 2048)
+        | linear("byt5_in.fc3", DIM, 2048)
+        | image_projection("vision_in", SIGLIP_WIDTH)
+        | {"cond_type_embedding.weight": (3, DIM)}
+    )
 
 
 def cogvideox(in_channels: int, layers: int = 3) -> dict:
     """Shapes of a CogVideoX model with rotary positions, whose heads are 64 wide."""
     shapes = (
         conv("patch_embed.proj", DIM, in_channels, 2, 2)
-        | linear("patch_embed.text_proj", DIM, COGVIDEOX_TEXT_WIDTH)
-        | linear("time_embedding_linear_1", FFN, DIM)
-        | linear("time_embedding_linear_2", FFN, FFN)
+        | linear("patch_embed.text_proj", DIM, WAN_TEXT_WIDTH)
+        | mlp("time_embedding_linear", DIM, FFN, FFN, layers=("_1", "_2"))
         | norm("norm_final", DIM)
         | norm("norm_out.norm", DIM)
         | linear("norm_out.linear", 2 * DIM, FFN)
@@ -275,8 +267,7 @@ def kandinsky5(layers: int = 2) -> dict:
         }
 
     shapes = (
-        linear("time_embeddings.in_layer", FFN, DIM)
-        | linear("time_embeddings.out_layer", FFN, FFN)
+        mlp("time_embeddings", DIM, FFN, FFN, layers=IN_OUT)
         | linear("text_embeddings.in_layer", DIM, KANDINSKY_TEXT_WIDTH)
         | norm("text_embeddings.norm", DIM)
         | linear("pooled_text_embeddings.in_layer", FFN, HUNYUAN_POOLED_WIDTH)
@@ -289,104 +280,3 @@ def kandinsky5(layers: int = 2) -> dict:
         shapes |= block(f"text_transformer_blocks.{i}", ("self_attention",), "text_modulation")
         shapes |= block(f"visual_transformer_blocks.{i}", ("self_attention", "cross_attention"), "visual_modulation")
     return shapes
-
-
-HUNYUAN_1_0_EXTRAS = (
-    linear("vector_in.in_layer", DIM, HUNYUAN_POOLED_WIDTH)
-    | linear("vector_in.out_layer", DIM, DIM)
-    | linear("guidance_in.mlp.0", DIM, 256)
-    | linear("guidance_in.mlp.2", DIM, DIM)
-)
-HUNYUAN_1_5_EXTRAS = (
-    norm("byt5_in.layernorm", BYT5_WIDTH)
-    | linear("byt5_in.fc1", 2048, BYT5_WIDTH)
-    | linear("byt5_in.fc2", 2048, 2048)
-    | linear("byt5_in.fc3", DIM, 2048)
-    | image_projection("vision_in", SIGLIP_WIDTH)
-    | {"cond_type_embedding.weight": (3, DIM)}
-)
-
-FAMILIES = {
-    "wan21_t2v": partial(wan, 16),
-    "wan21_i2v": partial(wan, 36, vision=True),
-    "wan22_t2v_high": partial(wan, 16),
-    "wan22_t2v_low": partial(wan, 16),
-    "wan22_i2v_high": partial(wan, 36),
-    "wan22_i2v_low": partial(wan, 36),
-    "wan22_5b": partial(wan, 48, out_channels=48),
-    "wan_vace": partial(wan, 16, layers=4, vace_layers=2),
-    "wan_fun_control": partial(wan, 48, vision=True, reference=True),
-    "wan_phantom": partial(wan, 16),
-    "wan_s2v": wan_s2v,
-    "wan_humo": wan_humo,
-    "wan_animate": wan_animate,
-    "wan_scail": wan_scail,
-    "wan_bernini": partial(wan, 16),
-    "hunyuan_t2v": partial(hunyuan_video, 16, 16, (1, 2, 2), HUNYUAN_1_0_EXTRAS),
-    "hunyuan_i2v": partial(hunyuan_video, 33, 16, (1, 2, 2), HUNYUAN_1_0_EXTRAS),
-    "hunyuan_custom": partial(hunyuan_video, 16, 16, (1, 2, 2), HUNYUAN_1_0_EXTRAS),
-    "hunyuan15": partial(hunyuan_video, 65, 32, (1, 1, 1), HUNYUAN_1_5_EXTRAS),
-    "cogvideox": partial(cogvideox, 16),
-    "cogvideox_i2v": partial(cogvideox, 32),
-    "kandinsky5": kandinsky5,
-}
-
-# First ComfyUI release that loads a family, where that is later than the optimized attention override (0.3.60).
-FIRST_RELEASE = {
-    "hunyuan15": "0.3.71",
-    "wan_scail": "0.16.0",
-    "wan_bernini": "0.25.0",
-    "cogvideox": "0.21.0",
-    "cogvideox_i2v": "0.21.0",
-    "kandinsky5": "0.4.0",
-}
-
-
-def families_for(version: str) -> list[str]:
-    """The names in FAMILIES that a ComfyUI of this version loads."""
-
-    def parts(text):
-        return [int(part) for part in text.split(".")[:3]]
-
-    return [name for name in FAMILIES if parts(version) >= parts(FIRST_RELEASE.get(name, "0.3.60"))]
-
-
-def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 15 MB, hunyuan15 33.
-
-    The same name and seed give the same weights, other names other weights, so that the high- and the
-    low-noise expert of Wan 2.2 differ.
-
-    Raises:
-        ValueError: `name` is not in FAMILIES.
-    """
-    if name not in FAMILIES:
-        raise ValueError(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-    weights = {key: _fill(key, shape, generator) for key, shape in FAMILIES[name]().items()}
-    file = Path(folder) / f"{name}.safetensors"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, file)
-    return file
-
-
-def write_lora(file: Path, rank: int = 4, layers: int = 3) -> None:
-    """Write a LoRA for the self-attention of `wan21_t2v`, float16, strong enough to change its video."""
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name in (f"diffusion_model.blocks.{i}.self_attn.{part}" for i in range(layers) for part in "qkvo"):
-        weights[f"{name}.lora_A.weight"] = torch.randn(rank, DIM, generator=generator) / math.sqrt(DIM)
-        weights[f"{name}.lora_B.weight"] = torch.randn(DIM, rank, generator=generator) / math.sqrt(rank)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.half() for name, weight in weights.items()}, file)
-
-
-def _fill(key: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:
-    """Weights that keep activations near unit variance."""
-    if len(shape) == 1 and key.endswith(".weight"):
-        constant = next((value for part, value in CONSTANTS.items() if part in key), 1.0)
-        return torch.full(shape, constant, dtype=torch.float16)
-    spread = next((value for part, value in SPREADS.items() if part in key), 1.0)
-    if key.endswith(".weight"):
-        spread /= math.sqrt(math.prod(shape[1:]))
-    return (spread * torch.randn(shape, generator=generator)).half()

@@ -40,10 +40,20 @@ window.tests = {
     return Object.fromEntries(widgets.map((widget) => [widget.name, widget.value]));
   },
 
-  /** What the panel under a node shows; null without one. */
-  panelText(id) {
-    const element = tests.node(id).widgets.find((widget) => widget.type === "sparse_videogen_panel")?.element;
-    return element?.checkVisibility() ? element.innerText : null;
+  /** The lines of text on an element. */
+  lines(element) {
+    return element.innerText.replaceAll("\u00a0", " ").split("\n").filter((line) => line.trim());
+  },
+
+  /** The element of the panel under a node. */
+  panelElement(id) {
+    return tests.node(id).widgets.find((widget) => widget.type === "sparse_videogen_panel")?.element;
+  },
+
+  /** The lines that the panel under a node shows; null without one. */
+  panel(id) {
+    const element = tests.panelElement(id);
+    return element?.checkVisibility() ? tests.lines(element) : null;
   },
 
   /** Queues the graph and waits for its end: [event, detail] of it and the outputs of its nodes. */
@@ -77,37 +87,34 @@ window.tests = {
       const { x, y, width } = boxes[0];
       return { x, y, width, height: Math.max(...boxes.map((box) => box.bottom)) - y };
     }
-    const node = tests.node(id);
+    const { pos, size } = tests.node(id);
+    const { scale } = app.canvas.ds;
+    const title = LiteGraph.NODE_TITLE_HEIGHT;
+    const [x, y] = tests.inWindow(pos[0], pos[1] - title);
+    return { x, y, width: size[0] * scale, height: (size[1] + title) * scale };
+  },
+
+  /** A place on the canvas in the window. */
+  inWindow(x, y) {
     const { scale, offset } = app.canvas.ds;
     const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    const title = LiteGraph.NODE_TITLE_HEIGHT;
-    return {
-      x: left + (node.pos[0] + offset[0]) * scale,
-      y: top + (node.pos[1] - title + offset[1]) * scale,
-      width: node.size[0] * scale,
-      height: (node.size[1] + title) * scale,
-    };
+    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
   },
 
   /** The middle of a widget in the window, on the classic canvas. */
   widgetPoint(id, name) {
     const node = tests.node(id);
     const widget = node.widgets.find((candidate) => candidate.name === name);
-    const { scale, offset } = app.canvas.ds;
-    const { left, top } = app.canvas.canvas.getBoundingClientRect();
-    const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
-    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
+    return tests.inWindow(node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10);
   },
 
   /** Moves the canvas so that a node stands in the middle of the window. */
-  centre(id, scale = 1) {
+  centre(id) {
     const node = tests.node(id);
     const { width, height } = app.canvas.canvas.getBoundingClientRect();
-    app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = [
-      width / 2 / scale - node.pos[0] - node.size[0] / 2,
-      height / 2 / scale - node.pos[1] - node.size[1] / 2,
-    ];
+    app.canvas.ds.scale = 1;
+    const [x, y] = [0, 1].map((axis) => node.pos[axis] + node.size[axis] / 2);
+    app.canvas.ds.offset = [width / 2 - x, height / 2 - y];
     app.canvas.setDirty(true, true);
   },
 };

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -12,8 +14,7 @@ class RunResult:
         outputs: node id -> that node's UI output, as in /history, also where the host's history forgets it
             (0.3.x with --cache-none keeps that of nodes at the end of the graph only).
         seconds: from execution start to success, by the server's clock.
-        events: (type, data) of the websocket messages sent while it ran, custom ones included; text sent
-            with send_progress_text arrives as ("progress_text", {"node": id, "text": ...}).
+        events: (type, data) of the websocket messages sent while it ran, custom ones included.
         log: what the server wrote since the prompt was submitted.
         base_dir: the server's base directory.
     """
@@ -39,35 +40,27 @@ class PromptError(Exception):
         self.result = result
 
 
-def latent(source: RunResult | Path, node: str = "save", index: int = 0):
+def latent(source: RunResult | Path, node: str = "save"):
     """Read a latent that core's SaveLatent wrote.
 
     Args:
-        source: a run's result, or a .latent file, or a base directory (its newest .latent file).
+        source: a run's result, or a .latent file.
         node: id of the SaveLatent node; for a RunResult.
-        index: which of that node's files; for a RunResult.
     Returns:
         Tensor [B, C, T, H, W], or [B, C, H, W] for an image model.
     """
-    from safetensors.torch import load_file
-
     if isinstance(source, RunResult):
-        entry = source.outputs[node]["latents"][index]
-        file = source.base_dir / "output" / entry["subfolder"] / entry["filename"]
-    elif Path(source).is_file():
-        file = Path(source)
-    else:
-        file = max(Path(source).glob("output/**/*.latent"), key=lambda found: found.stat().st_mtime_ns)
-    return load_file(file)["latent_tensor"]
+        entry = source.outputs[node]["latents"][0]
+        source = source.base_dir / "output" / entry["subfolder"] / entry["filename"]
+    return load_file(source)["latent_tensor"]
 
 
 def describe_refusal(details: dict) -> str:
     """One line for the error and one for each reason that a node gives."""
     lines = [f"{details['error']['message']} {details['error'].get('details', '')}".strip()]
     for node_id, node in details.get("node_errors", {}).items():
-        lines += [
-            f"node {node_id} ({node['class_type']}): {reason['message']}: {reason['details']}" for reason in node["errors"]
-        ]
+        where = f"node {node_id} ({node['class_type']})"
+        lines += [f"{where}: {reason['message']}: {reason['details']}" for reason in node["errors"]]
     return "\n".join(lines)
 
 

@@ -1,10 +1,8 @@
-"""Run a ComfyUI headless on the CPU and send it prompts: the harness of the demo and the host tests.
-
-Needs `websocket-client`, and torch and safetensors for `latent`. This folder must be on `sys.path`.
-"""
+"""Run a ComfyUI headless on the CPU and send it prompts: the harness of the demo and the host tests."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -14,16 +12,14 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+import websocket
 from host_env import find_hosts, host_version, prepare_host
 from run_result import PromptError, RunResult, describe_failure, describe_refusal, latent
-from workflow_prompt import to_prompt
 
-__all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host", "to_prompt"]
+__all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host"]
 
-HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes")
-ON_CPU = ("--cpu", "--use-pytorch-cross-attention")
+HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes", "--cpu", "--use-pytorch-cross-attention")
 START_TIMEOUT_S = 180
-TEXT_MESSAGE = 3  # the host's BinaryEventTypes.TEXT
 
 
 class ComfyServer:
@@ -35,16 +31,14 @@ class ComfyServer:
             server at a time, since the host locks its database there.
         packs: folders of custom node packs, linked into `base_dir/custom_nodes` by their own names; links that
             an earlier server left there are removed.
-        extra_args: more arguments for main.py.
-        cpu: keep to the CPU.
         cached: nodes whose inputs did not change are not executed again, as the host does by itself.
     """
 
-    def __init__(self, path: Path, base_dir: Path, packs: list[Path], extra_args=(), cpu: bool = True, cached: bool = False):
+    def __init__(self, path: Path, base_dir: Path, packs: list[Path], cached: bool = False):
         self.path = Path(path).resolve()
         self.base_dir = Path(base_dir).resolve()
         self.packs = [Path(pack).absolute() for pack in packs]
-        self.extra_args = (*(ON_CPU if cpu else ()), *(() if cached else ("--cache-none",)), *extra_args)
+        self.cache_args = () if cached else ("--cache-none",)
         self.client_id = uuid.uuid4().hex
         self._process = self._socket = None
         self._events = []  # (type, data) in order of arrival; guarded by _arrived
@@ -67,23 +61,15 @@ class ComfyServer:
         """
         python = prepare_host(self.path)
         self._link_packs()
-        self.port = _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log_path = self.base_dir / f"server-{self.port}.log"
+        database = f"sqlite:///{self.base_dir / 'user' / 'comfyui.db'}"
+        places = ("--port", self.port, "--base-directory", self.base_dir, "--database-url", database)
         launcher = Path(__file__).with_name("host_launcher.py")
-        command = [
-            python,
-            launcher,
-            self.path,
-            *HEADLESS,
-            "--port",
-            str(self.port),
-            "--base-directory",
-            self.base_dir,
-            "--database-url",
-            f"sqlite:///{self.base_dir / 'user' / 'comfyui.db'}",
-            *self.extra_args,
-        ]
+        command = [python, launcher, self.path, *HEADLESS, *places, *self.cache_args]
         with open(self._log_path, "w") as log:
             self._process = subprocess.Popen(
                 [str(part) for part in command],
@@ -96,7 +82,9 @@ class ComfyServer:
             )
         try:
             self._wait_until_up()
-            self._listen()
+            self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}")
+            self._connected = True
+            threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
         except BaseException:
             self.stop()
             raise
@@ -171,9 +159,14 @@ class ComfyServer:
                 raise PromptError(describe_failure(failure, messages[failure]), messages[failure], result)
         return result
 
-    def interrupt(self) -> None:
-        """Stop the prompt that is running; its `wait` raises PromptError."""
+    def interrupt_when(self, prompt: dict, pattern: str) -> None:
+        """Queue a prompt, stop it when its log has the pattern, and wait for its end; raises as `wait`."""
+        logged, prompt_id = len(self.log()), self.submit(prompt)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not re.search(pattern, self.log()[logged:]) and time.monotonic() < deadline:
+            time.sleep(0.05)
         self._post("/interrupt", {})
+        self.wait(prompt_id)
 
     def free_memory(self) -> None:
         """Unload all models before the next prompt."""
@@ -196,25 +189,17 @@ class ComfyServer:
                 return
             except OSError:
                 time.sleep(0.2)
-        state = "ended" if self._process.poll() is not None else f"did not answer in {START_TIMEOUT_S} s"
-        raise RuntimeError(f"ComfyUI at {self.path} {state}; the end of {self._log_path}:\n{self._log_tail()}")
-
-    def _listen(self) -> None:
-        import websocket
-
-        self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}")
-        self._connected = True
-        threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
+        self._gone("ended" if self._process.poll() is not None else f"did not answer in {START_TIMEOUT_S} s")
 
     def _receive(self, connection) -> None:
-        import websocket
-
         try:
             while True:
-                event = _decode(connection.recv())
-                with self._arrived:
-                    self._events.append(event)
-                    self._arrived.notify_all()
+                message = connection.recv()
+                if isinstance(message, str):  # binary ones are previews and texts
+                    event = json.loads(message)
+                    with self._arrived:
+                        self._events.append((event["type"], event.get("data") or {}))
+                        self._arrived.notify_all()
         except (OSError, ValueError, websocket.WebSocketException):
             with self._arrived:
                 self._connected = False
@@ -222,30 +207,25 @@ class ComfyServer:
 
     def _wait_for_end(self, prompt_id: str, timeout_s: float) -> list:
         """The events from the start of a prompt to the message that says that nothing runs any more."""
-        _, begin = self._submitted[prompt_id]
-        read = begin
+        _, submitted = self._submitted[prompt_id]
 
-        def ended() -> bool:
-            nonlocal read
-            while read < len(self._events):
-                kind, data = self._events[read]
-                if kind == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
-                    return True
-                read += 1
-            return False
+        def place(wanted: str, **fields) -> int | None:
+            fields["prompt_id"] = prompt_id
+            events = enumerate(self._events[submitted:], submitted)
+            return next((i for i, (kind, data) in events if kind == wanted and fields.items() <= data.items()), None)
 
         with self._arrived:
-            self._arrived.wait_for(lambda: ended() or not self._connected, timeout_s)
-            if ended():
-                events = self._events[begin:read]
-                started = (kind == "execution_start" and data["prompt_id"] == prompt_id for kind, data in events)
-                return events[list(started).index(True) :]
+            self._arrived.wait_for(lambda: not self._connected or place("executing", node=None) is not None, timeout_s)
+            end = place("executing", node=None)
+            if end is not None:
+                return self._events[place("execution_start") : end]
         if not self._connected:
-            raise RuntimeError(f"ComfyUI at {self.path} went away; the end of its log:\n{self._log_tail()}")
+            self._gone("went away")
         raise TimeoutError(f"prompt {prompt_id} has not ended after {timeout_s} s")
 
-    def _log_tail(self) -> str:
-        return "\n".join(self.log().splitlines()[-40:])
+    def _gone(self, how: str) -> None:
+        tail = "\n".join(self.log().splitlines()[-40:])
+        raise RuntimeError(f"ComfyUI at {self.path} {how}; the end of {self._log_path}:\n{tail}")
 
     def _get(self, route: str):
         with urllib.request.urlopen(self.url + route, timeout=60) as reply:
@@ -256,20 +236,3 @@ class ComfyServer:
         with urllib.request.urlopen(request, timeout=60) as reply:
             body = reply.read()
         return json.loads(body) if body else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _decode(message: str | bytes) -> tuple[str, object]:
-    """(type, data) of a websocket message; binary ones are ("progress_text", dict) or ("binary", bytes)."""
-    if isinstance(message, str):
-        event = json.loads(message)
-        return event["type"], event.get("data") or {}
-    if int.from_bytes(message[:4], "big") != TEXT_MESSAGE:
-        return "binary", message
-    text_at = 8 + int.from_bytes(message[4:8], "big")
-    return "progress_text", {"node": message[8:text_at].decode(), "text": message[text_at:].decode()}

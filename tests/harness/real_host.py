@@ -6,52 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comfy_host import ComfyServer, host_version, latent
-from tiny_checkpoints import families_for, write_checkpoint
-from tiny_prompts import tiny_prompt
+from load_pack import ROOT
+from tiny_checkpoints import FAMILIES, families_for, parts, write_checkpoint
+from tiny_prompts import node, tiny_prompt
 
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULTS = {
-    "SVGAttention": {
-        "sparsity": 0.7,
-        "start_percent": 0.2,
-        "end_percent": 1.0,
-        "dense_blocks": "0",
-        "min_tokens": 0,
-        "max_error": 0.0,
-        "sampled_rows": 64,
-        "backend": "auto",
-        "verbose": False,
-        "preset": "Custom",
-        "dense_attention": "previous",
-    },
-    "SVG2Attention": {
-        "top_p": 0.6,
-        "start_percent": 0.2,
-        "end_percent": 1.0,
-        "q_clusters": 8,
-        "k_clusters": 24,
-        "min_keep": 0.1,
-        "tail": "second_order",
-        "kmeans_init_iters": 6,
-        "kmeans_step_iters": 2,
-        "recluster_every": 1,
-        "dense_blocks": "0",
-        "min_tokens": 0,
-        "max_error": 0.0,
-        "backend": "auto",
-        "verbose": False,
-        "preset": "Custom",
-        "dense_attention": "previous",
-    },
+# Inputs for models so small, where they are not the nodes' own defaults.
+SMALL = {
+    "SVGAttention": {"min_tokens": 0},
+    "SVG2Attention": {"min_tokens": 0, "top_p": 0.6, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6},
 }
-HELPERS = (ROOT / "demo" / "helper_nodes", ROOT / "tests" / "support" / "host_nodes")
+METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it calls itself
+HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
-# 5 latent frames of 8 x 12 tokens; a model with 16 px latents needs twice the size for as many.
+# 5 latent frames of 8 x 12 tokens.
 SIZE = {"width": 192, "height": 128, "frames": 17, "steps": 4, "cfg": 5.0}
 Patches = Sequence[tuple[str, dict]]
 FIRST_VERSION = "0.3.60"  # with the attention override
-LARGE_PIXELS = {"wan22_5b": 2, "hunyuan15": 1}
 
 
 class Host:
@@ -67,7 +38,7 @@ class Host:
         self.families = families_for(self.version) if families is None else families
         for family in self.families:
             write_checkpoint(family, base_dir / "models" / "diffusion_models")
-        self.server = ComfyServer(path, base_dir, [ROOT, *HELPERS], cached=cached)
+        self.server = ComfyServer(path, base_dir, [ROOT, HELPERS], cached=cached)
 
     def prompt(
         self,
@@ -86,23 +57,18 @@ class Host:
             prompt_options: change the rest's.
             before, after: (class_type, inputs) of nodes that patch the model on either side of ours.
         """
-        ours = [(method, {**DEFAULTS[method], **inputs})] if method else []
+        ours = [(method, {**SMALL[method], **inputs})] if method else []
 
         def insert(prompt: dict, link: list) -> list:
             loader = link[0]
             for i, (class_type, values) in enumerate([*before, *ours, *after]):
-                node = f"svg_{loader}" if class_type == method else f"patch_{i}_{loader}"
-                prompt[node] = {"class_type": class_type, "inputs": {"model": link, **values}}
-                link = [node, 0]
+                name = f"svg_{loader}" if ours and i == len(before) else f"patch_{i}_{loader}"
+                prompt[name] = node(class_type, model=link, **values)
+                link = [name, 0]
             return link
 
-        size = dict(SIZE)
-        if family in LARGE_PIXELS:
-            size |= {"width": 384, "height": 256} if family == "wan22_5b" else {"width": 192, "height": 128}
-        low = family.replace("_high", "_low")
-        pair = {"unet_low": f"{low}.safetensors"} if low != family else {}
-        options = {"unet": f"{family}.safetensors", **pair, **size, **(prompt_options or {})}
-        return tiny_prompt(family, model_patch=insert, **options)
+        large = {name: FAMILIES[family].large * SIZE[name] for name in ("width", "height")}
+        return tiny_prompt(family, model_patch=insert, **{**SIZE, **large, **(prompt_options or {})})
 
     def render(self, family: str, method: str | None = None, **kwargs):
         """(latent, result) of `prompt(...)`."""
@@ -118,8 +84,7 @@ def our_nodes(host: Host) -> dict[str, dict]:
 
 def is_old(version: str) -> bool:
     """Whether a ComfyUI of this version has no attention override: the nodes then change nothing."""
-    first, this = ([int(part) for part in text.split(".")[:3]] for text in (FIRST_VERSION, version))
-    return this < first
+    return parts(version) < parts(FIRST_VERSION)
 
 
 def reports(result) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Many prompts in a row in one ComfyUI: `python tests/host/soak.py [--prompts 200] [--minutes 10] [--comfyui PATH]`.
+"""Many prompts in a row in the newest ComfyUI that is found: `python tests/harness/soak.py [--prompts 200] [--minutes 10]`.
 
 All families with both nodes and without, many settings and sizes, some interrupted, two that run out of memory.
 Equal graphs must give equal latents to the last bit, the server's memory must not grow, its log must stay clean.
@@ -17,18 +17,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support")]
+from comfy_host import PromptError, find_hosts, host_version
+from real_host import FIRST_VERSION, METHODS, Host, is_old, reports
+from tiny_checkpoints import FAMILIES, families_for, parts
 
-from comfy_host import PromptError, find_hosts, host_version  # noqa: E402
-from real_host import FIRST_VERSION, LARGE_PIXELS, Host, is_old, reports  # noqa: E402
-from tiny_checkpoints import families_for  # noqa: E402
-
-METHODS = (None, "SVGAttention", "SVG2Attention")
 SIZES = ((192, 128, 17), (128, 128, 9), (256, 160, 9), (160, 96, 25), (96, 192, 13))
 BATCHINGS = ({}, {"batch": 2}, {"cfg": 1.0}, {"negative_tokens": 30}, {"text_tokens": 40, "negative_tokens": 7})
 SCHEDULES = {"start_percent": (0.0, 0.2, 0.4), "end_percent": (0.8, 1.0), "dense_blocks": ("", "0", "0-1")}
@@ -53,12 +49,10 @@ OUT_OF_MEMORY = {
     "SVGAttention": "SVG failed; the rest of this run is dense",
     "SVG2Attention": "SVG2: out of memory: from here on fewer heads are computed at a time",
 }
-TRACEBACK = "Traceback (most recent call last)"
 # Prompts before memory is measured: one of each family and a few more, so that what is loaded on first use is there.
 SETTLED = 20
 WINDOW = 10
 GROWTH_LIMIT = 0.02
-PROMPT_TIMEOUT_S = 180
 # Of the server: from 32 KiB on tensors are mapped and go back to the system when they are freed, and threads share one arena.
 # The allocator's own habits, thresholds that adapt and an arena a thread, are as large as what is looked for.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768"}
@@ -94,19 +88,14 @@ def make_plan(prompts: int, families: list[str]) -> list[Case]:
         plan += chooser.sample(graphs, len(graphs))
     del plan[prompts:]
 
-    common = {"family": "wan21_t2v", "fault": "out_of_memory"}
     plain, sparse = Case("wan21_t2v", None), Case("wan21_t2v", "SVG2Attention", inputs=ALL_STEPS)
-    faults = [
-        plain,
-        Case(method="SVGAttention", inputs=ALL_STEPS, twin=plain, **common),
-        sparse,
-        Case(method="SVG2Attention", inputs=ALL_STEPS, twin=sparse, **common),
-    ]
+    starved = {"inputs": ALL_STEPS, "fault": "out_of_memory"}
+    faults = [plain, Case("wan21_t2v", "SVGAttention", twin=plain, **starved), sparse, replace(sparse, twin=sparse, **starved)]
     middle = prompts // 2
     plan[middle : middle + len(faults)] = faults
     for i in range(min(INTERRUPT_EVERY, prompts) - 1, prompts, INTERRUPT_EVERY):
         if plan[i] not in faults:
-            method = METHODS[1:][i // INTERRUPT_EVERY % 2]
+            method = list(METHODS)[i // INTERRUPT_EVERY % 2]
             plan[i] = Case("wan21_t2v", method, LONG, ALL_STEPS, fault="interrupt")
     return plan
 
@@ -116,10 +105,10 @@ def _graphs(family: str, chooser: random.Random) -> list[Case]:
     graphs = []
     for _ in range(2 if family in ("wan21_t2v", "hunyuan_t2v") else 1):
         width, height, frames = chooser.choice(SIZES)
-        scale = LARGE_PIXELS.get(family, 1)
+        scale = FAMILIES[family].large
         size = {"width": width * scale, "height": height * scale, "frames": frames, "steps": chooser.choice((2, 3, 4))}
         options = {**size, **chooser.choice(BATCHINGS)}
-        for method in METHODS:
+        for method in SETTINGS:
             inputs = {name: chooser.choice(values) for name, values in SETTINGS[method].items()}
             graphs.append(Case(family, method, options, inputs))
     return graphs
@@ -145,8 +134,9 @@ class Soak:
             problem = str(error)
         if problem:
             self.failures.append(f"prompt {number}, {case.family}, {case.method}, {case.options}, {case.inputs}: {problem}")
-        self.counts[case.family, case.method, case.fault] += 1
-        self.resident.append(resident_bytes(self.host.server.pid))
+        self.counts.update([str(case.method), case.fault or "finished"])
+        status = Path(f"/proc/{self.host.server.pid}/status").read_text()
+        self.resident.append(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) << 10)
 
     def _render(self, case: Case) -> str | None:
         after = [("SVGTestOutOfMemory", {})] if case.fault else []
@@ -154,8 +144,7 @@ class Soak:
         self.sparse_calls += sum(report["sparse_calls"] for report in reports(result))
         if case.fault:
             self.tracebacks += case.method == "SVGAttention"
-            said = result.log.count(OUT_OF_MEMORY[case.method])
-            if said != 1:
+            if (said := result.log.count(OUT_OF_MEMORY[case.method])) != 1:
                 return f"'{OUT_OF_MEMORY[case.method]}' was said {said} times"
         if not out.isfinite().all():
             return "not finite"
@@ -164,17 +153,9 @@ class Soak:
 
     def _interrupt(self, case: Case) -> str | None:
         """Lets some steps pass, then interrupts."""
-        server = self.host.server
-        logged = len(server.log())
-        prompt_id = server.submit(self.host.prompt(case.family, case.method, prompt_options=case.options, **case.inputs))
-        deadline = time.monotonic() + PROMPT_TIMEOUT_S
-        while not re.search(rf"\b[1-9]\d*/{case.options['steps']} ", server.log()[logged:]):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        server.interrupt()
+        prompt = self.host.prompt(case.family, case.method, prompt_options=case.options, **case.inputs)
         try:
-            server.wait(prompt_id, PROMPT_TIMEOUT_S)
+            self.host.server.interrupt_when(prompt, rf"\b[1-9]\d*/{case.options['steps']} ")
         except PromptError as error:
             return None if str(error).startswith("interrupted") else str(error)
         return "finished in spite of the interrupt"
@@ -184,92 +165,47 @@ class Soak:
         wrong = list(self.failures)
         if len(self.resident) < prompts:
             wrong.append(f"time was up after {len(self.resident)} of {prompts} prompts")
-        tracebacks = self.host.server.log()[self._log_start :].count(TRACEBACK)
+        tracebacks = self.host.server.log()[self._log_start :].count("Traceback (most recent call last)")
         if tracebacks != self.tracebacks:
             wrong.append(f"{tracebacks} tracebacks in the log, expected are {self.tracebacks}")
         if not self.sparse_calls:
             wrong.append("no call ran sparse")
-        growth = self.growth()
-        if growth is not None and growth > GROWTH_LIMIT:
+        if (growth := self.growth()) > GROWTH_LIMIT:
             wrong.append(f"resident memory grew by {growth:.1%}, over {GROWTH_LIMIT:.0%}")
         return wrong
 
-    def early_and_late(self) -> tuple[float, float] | None:
-        """Resident bytes, medians of prompts 20 to 30 and of the last 10; None where these would overlap."""
+    def growth(self) -> float:
+        """Of the resident memory from prompts 20 to 30 to the last 10, as a share; 0 where these would overlap."""
         if len(self.resident) < SETTLED + 2 * WINDOW:
-            return None
-        return median(self.resident[SETTLED : SETTLED + WINDOW]), median(self.resident[-WINDOW:])
-
-    def growth(self) -> float | None:
-        """Of the resident memory, as a share."""
-        measured = self.early_and_late()
-        return measured and measured[1] / measured[0] - 1
+            return 0.0
+        return median(self.resident[-WINDOW:]) / median(self.resident[SETTLED : SETTLED + WINDOW]) - 1
 
     def summary(self) -> str:
-        """A table of what ran, and the memory."""
-        names = ("unpatched", "SVG", "SVG2")
-        lines = [f"{'family':18}" + "".join(f"{name:>11}" for name in names)]
-        for family in dict.fromkeys(family for family, _, _ in self.counts):
-            lines.append(f"{family:18}" + "".join(f"{self._count(family, method):11}" for method in METHODS))
-        lines.append(f"{'all':18}" + "".join(f"{self._count(None, method):11}" for method in METHODS))
-        by_fault = Counter()
-        for (_, _, fault), count in self.counts.items():
-            by_fault[fault] += count
-        lines.append(f"of these interrupted {by_fault['interrupt']}, out of memory {by_fault['out_of_memory']}")
+        """What ran, and the memory."""
+        lines = [f"{name}: {self.counts[name]}" for name in sorted(self.counts)]
         lines.append(f"{len(self._first)} graphs, {self.sparse_calls} sparse calls")
-        measured = self.early_and_late()
-        if measured:
-            early, late = (value / 2**20 for value in measured)
-            lines.append(f"resident: {early:.1f} MiB from prompt {SETTLED}, {late:.1f} MiB at the end, {self.growth():+.2%}")
-        else:
-            lines.append("resident: too few prompts to tell")
+        lines.append(f"resident: {self.resident[-1] / 2**20:.1f} MiB at the end, {self.growth():+.2%}")
         return "\n".join(lines)
 
-    def _count(self, family: str | None, method: str | None) -> int:
-        return sum(count for (name, kind, _), count in self.counts.items() if family in (None, name) and kind == method)
 
-
-def resident_bytes(pid: int) -> int:
-    """Of a process."""
-    status = Path(f"/proc/{pid}/status")
-    if status.exists():
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) << 10
-    import psutil
-
-    return psutil.Process(pid).memory_info().rss
-
-
-def soak(path: Path, prompts: int, minutes: float) -> dict:
-    """Runs the plan on the ComfyUI at `path`, prints its progress and its summary, returns what was measured."""
+def soak(path: Path, prompts: int, minutes: float) -> list[str]:
+    """Runs the plan on the ComfyUI at `path`, prints its progress and its summary, returns what was wrong."""
     families = families_for(host_version(path))
     chosen = ["wan21_t2v", "hunyuan_t2v", *(name for name in families if name not in ("wan21_t2v", "hunyuan_t2v"))]
     chosen = [name for name in chosen if not name.endswith("_low")][: max(2, prompts // 10)]
     written = [name for name in families if name.replace("_low", "_high") in chosen or name in chosen]
-    plan = make_plan(prompts, chosen)
-    with tempfile.TemporaryDirectory() as folder:
-        host = Host(path, Path(folder), written)
-        with host.server:
-            begun = time.monotonic()
-            run = Soak(host)
-            for number, case in enumerate(plan, 1):
-                if time.monotonic() - begun > 60 * minutes:
-                    break
-                run.run(number, case)
-                _progress(number, prompts, time.monotonic() - begun, run.resident[-1])
+    with tempfile.TemporaryDirectory() as folder, (host := Host(path, Path(folder), written)).server:
+        begun, run = time.monotonic(), Soak(host)
+        for number, case in enumerate(make_plan(prompts, chosen), 1):
             seconds = time.monotonic() - begun
-            wrong = run.judge(prompts)
-    print(f"\nComfyUI {host.version}, {len(run.resident)} prompts in {seconds:.0f} s\n{run.summary()}")
+            if seconds > 60 * minutes:
+                break
+            run.run(number, case)
+            print(f"prompt {number}/{prompts}, {seconds:.0f} s, {run.resident[-1] / 2**20:.0f} MiB", flush=True)
+        wrong = run.judge(prompts)
+    print(f"\nComfyUI {host.version}, {len(run.resident)} prompts\n{run.summary()}")
     print("\n".join(wrong) or "nothing wrong")
-    return {"comfyui": host.version, "seconds": seconds, "resident_bytes": run.resident, "wrong": wrong}
-
-
-def _progress(number: int, prompts: int, seconds: float, resident: int) -> None:
-    """One line that is written over on a terminal, every tenth one otherwise."""
-    line = f"prompt {number}/{prompts}, {seconds:.0f} s, {resident / 2**20:.0f} MiB"
-    if sys.stdout.isatty():
-        print(f"\r{line}   ", end="", flush=True)
-    elif number % 10 == 0 or number == prompts:
-        print(line, flush=True)
+    return wrong
 
 
 def main() -> int:
@@ -277,22 +213,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=200, help="at least 12")
     parser.add_argument("--minutes", type=float, default=10, help="no prompt is started after these")
-    parser.add_argument("--comfyui", type=Path, help="the newest that is found if not given")
-    parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
     if arguments.prompts < 12:
         parser.error("--prompts must be at least 12")
     os.environ.update(ALLOCATOR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    found = [arguments.comfyui] if arguments.comfyui else find_hosts()
-    hosts = [path for path in found if not is_old(host_version(path))]
+    hosts = [path for path in find_hosts() if not is_old(host_version(path))]
     if not hosts:
-        parser.error(f"no ComfyUI {FIRST_VERSION} or newer found: give --comfyui or set COMFYUI_PATH")
-    newest = max(hosts, key=lambda path: [int(part) for part in host_version(path).split(".")[:3]])
-    measured = soak(newest, arguments.prompts, arguments.minutes)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(measured))
-    return int(bool(measured["wrong"]))
+        parser.error(f"no ComfyUI {FIRST_VERSION} or newer found: set COMFYUI_PATH")
+    newest = max(hosts, key=lambda path: parts(host_version(path)))
+    return int(bool(soak(newest, arguments.prompts, arguments.minutes)))
 
 
 if __name__ == "__main__":
