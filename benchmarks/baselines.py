@@ -45,6 +45,10 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call, state, key):
     return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), rows_of_tiles(tiles))
 
 
+def warm_up(q: Tensor, k: Tensor, call, state, key) -> None:
+    """Nothing is kept from call to call."""
+
+
 def _means(x: Tensor, rows: Tensor) -> Tensor:
     """Means of x [B, H, N, D] over the blocks, [B, H, blocks, D] float32."""
     taken = x.float()[:, :, rows.clamp(min=0).long()] * (rows >= 0).unsqueeze(-1)

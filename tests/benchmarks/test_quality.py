@@ -80,17 +80,15 @@ BASELINES = """
 import torch
 from measure import layout_of
 from baselines import Blocks, plan
-from sparse_videogen.kernels.gather_attention import gather_attention
-from sparse_videogen.svg_core import SparseState
+from sparse_videogen.kernels import gather_attention
+from sparse_videogen.svg_core import Call, SparseState
+gather_attention.DEBUG = True  # every index is looked at
 q, k, v = (torch.randn(1, 2, 150, 64) for _ in range(3))
-options = {"sm_scale": 0.125, "block_m": 64, "backend": "torch"}
 for random in (False, True):
-    ((_, whole),) = plan(q, k, v, Blocks(1.0, random), None, SparseState(), 0, **options).parts
-    whole.check(150)
-    out = gather_attention(q, k, v, whole, sm_scale=0.125)
-    torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, v))
-    ((_, part),) = plan(q, k, v, Blocks(0.3, random), None, SparseState(), 0, **options).parts
-    part.check(150)
+    made = (plan(q, k, v, Call(Blocks(share, random), None, 0.125, 64, "torch"), SparseState(), 0) for share in (1.0, 0.3))
+    (_, whole), (_, part) = (part for planned in made for part in planned.parts)
+    outs = [gather_attention.gather_attention(q, k, v, each, sm_scale=0.125) for each in (whole, part)]
+    torch.testing.assert_close(outs[0], torch.nn.functional.scaled_dot_product_attention(q, k, v))
     assert part.key_count.max() <= 64
 """
 
