@@ -239,7 +239,7 @@ def _loops(compiled, target: Target) -> dict:
     return {
         "prefetch": machine_code.prefetch(ptx) or 0,
         "serialised": "wgmma" in target.matrix_ops and machine_code.serialised(ptx, f"sm_{target.triton_arch}a"),
-        "loops": [vars(turn) for turn in machine_code.turns(compiled.asm["cubin"])],
+        "loops": machine_code.turns(compiled.asm["cubin"]),
     }
 
 

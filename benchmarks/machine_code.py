@@ -6,11 +6,11 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 MATRIX = r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)"
+INSTRUCTION = r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?"  # what stands before its opcode in SASS
 # What a turn's instructions load, by the unit that executes them: name -> opcodes of SASS that begin so.
 CLASSES = {
     "matrix": ("HGMMA", "HMMA", "UTCHMMA", "QGMMA", "IMMA", "QMMA", "IGMMA"),
@@ -29,19 +29,6 @@ CLASSES = {
 }
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a loop around matrix products, in SASS.
-
-    Attributes:
-        instructions: executed by one warp, all classes together.
-        by_class: the same by `CLASSES`, "other" for what is in none.
-    """
-
-    instructions: int
-    by_class: dict[str, int]
-
-
 def prefetch(ptx: str) -> int | None:
     """Tiles that are still on their way to shared memory as a turn begins to compute, the least over the kernel's loops.
 
@@ -49,18 +36,19 @@ def prefetch(ptx: str) -> int | None:
     8 or 16 bytes hold rows (a K and a V tile in the lists' loop), those of 4 their indices, which do not count. 0 where a
     loop waits for all copies, or loads what it multiplies without copying ahead; None without a loop.
     """
-    depths = [_depth(loop) for loop in _innermost_matrix_loops(ptx.splitlines())]
-    return min(depths, default=None)
+    loops = _innermost_loops(ptx.splitlines(), r"(\$L__BB\w+):", r"\bbra(?:\.uni)?\s+(\$L__BB\w+);", MATRIX)
+    return min(map(_depth, loops), default=None)
 
 
-def _innermost_matrix_loops(lines: list[str]) -> list[list[str]]:
+def _innermost_loops(lines: list[str], label: str, branch: str, matrix: str) -> list[list[str]]:
+    """Lines from a label to the branch back to it, of loops around matrix products without another such loop inside."""
     labels, loops = {}, []
     for number, line in enumerate(lines):
-        if label := re.match(r"(\$L__BB\w+):", line):
-            labels[label[1]] = number
-        elif (branch := re.search(r"\bbra(?:\.uni)?\s+(\$L__BB\w+);", line)) and branch[1] in labels:
-            loops.append((labels[branch[1]], number))
-    loops = [(begin, end) for begin, end in loops if re.search(MATRIX, "\n".join(lines[begin:end]))]
+        if found := re.match(label, line):
+            labels[found[1]] = number
+        elif (found := re.search(branch, line)) and found[1] in labels:
+            loops.append((labels[found[1]], number + 1))
+    loops = [(begin, end) for begin, end in loops if re.search(matrix, "\n".join(lines[begin:end]))]
     inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
     return [lines[begin:end] for begin, end in inner]
 
@@ -95,24 +83,19 @@ def serialised(ptx: str, arch: str) -> bool:
     raise RuntimeError(f"no assembler of this Triton takes its own PTX: {assembled.stderr.strip()}")
 
 
-def turns(cubin: bytes) -> list[Turn]:
-    """Each innermost loop around matrix products, as they stand in the kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([_tool("nvdisasm"), "-c", file.name], capture_output=True, text=True, check=True).stdout
-    opcodes, labels, loops = [], {}, []
-    for line in text.splitlines():
-        if label := re.match(r"\s*(\.L_\w+):", line):
-            labels[label[1]] = len(opcodes)
-        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+)(.*);", line):
-            opcodes.append(found[1].rstrip(";"))
-            target = re.search(r"`\((\.L_\w+)\)", found[2])
-            if found[1].startswith("BRA") and target and target[1] in labels:
-                loops.append((labels[target[1]], len(opcodes)))
-    loops = [(begin, end) for begin, end in loops if any(_class(x) == "matrix" for x in opcodes[begin:end])]
-    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    return [Turn(end - begin, dict(Counter(map(_class, opcodes[begin:end])))) for begin, end in inner]
+def turns(cubin: bytes) -> list[dict]:
+    """One turn of each innermost loop around matrix products, as they stand in the kernel.
+
+    Returns:
+        "instructions" that one warp executes, and of these "by_class" as in `CLASSES`, "other" for what is in none.
+    """
+    lines, matrix = _read("nvdisasm", cubin, "-c").splitlines(), "|".join(CLASSES["matrix"])
+    branch = rf"^{INSTRUCTION}BRA.*`\((\.L_\w+)\)"
+    made = []
+    for loop in _innermost_loops(lines, r"\s*(\.L_\w+):", branch, rf"(?m)^{INSTRUCTION}({matrix})"):
+        opcodes = re.findall(rf"(?m)^{INSTRUCTION}([^\s;]+).*;", "\n".join(loop))
+        made.append({"instructions": len(opcodes), "by_class": dict(Counter(map(_class, opcodes)))})
+    return made
 
 
 def _class(opcode: str) -> str:
@@ -121,12 +104,17 @@ def _class(opcode: str) -> str:
 
 def resources(cubin: bytes) -> tuple[int, int]:
     """Registers of a thread, and bytes that it spills."""
+    usage = _read("cuobjdump", cubin, "-res-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def _read(tool: str, cubin: bytes, option: str) -> str:
+    """What a tool says of a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = subprocess.run([_tool("cuobjdump"), "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    return int(found[1]), int(found[2]) + int(found[3])
+        return subprocess.run([_tool(tool), option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 @cache

@@ -18,30 +18,22 @@ STYLES = {
     "random-blocks": ("random 64-blocks", "lightgrey", "+"),
 }
 FIGURES = "density | computed | PSNR | lowest | SSIM | attention error"
+CELLS = "name setting density:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.4f error:.4f"
 
 
 def tables(rows: list[dict]) -> list[str]:
     """Markdown: the curves by warm-up, the studies, the heads."""
+    rows = [{"name": STYLES.get(row["provider"], [row["provider"]])[0], **row} for row in rows]
     of = {op: [row for row in rows if row["op"] == op] for op in ("quality", "quality-study", "quality-heads")}
     lines = []
     for start in sorted({row["start_percent"] for row in of["quality"]}):
-        curves = [_line(row, STYLES[row["provider"]][0]) for row in of["quality"] if row["start_percent"] == start]
-        lines += table(f"Tiny model, first {start:.0%} of the steps dense", f"method | setting | {FIGURES}", curves)
-    studies = [_line(row, row["provider"]) for row in of["quality-study"]]
-    lines += table("One setting at a time", f"what varies | value | {FIGURES}", studies)
-    heads = [
-        f"| {STYLES[row['provider']][0]} | {row['setting']} | {row['density']:.3f} | {row['computed']:.3f} | "
-        f"{row['error']:.4f} | {row['error_max']:.4f} |"
-        for row in of["quality-heads"]
-    ]
-    title = "Heads as concentrated as {shape}'s, {tokens:,} tokens".format(**of["quality-heads"][0]) if heads else ""
-    return lines + table(title, "method | setting | density | computed | mean error | worst head", heads)
-
-
-def _line(row: dict, name: str) -> str:
-    shares = f"{row['density']:.3f} | {row['computed']:.3f}"
-    near = f"{row['psnr']:.1f} | {row['psnr_min']:.1f} | {row['ssim']:.4f} | {row['error']:.4f}"
-    return f"| {name} | {row['setting']} | {shares} | {near} |"
+        curves = [row for row in of["quality"] if row["start_percent"] == start]
+        lines += table(f"Tiny model, first {start:.0%} of the steps dense", f"method | setting | {FIGURES}", CELLS, curves)
+    lines += table("One setting at a time", f"what varies | value | {FIGURES}", CELLS, of["quality-study"])
+    heads = of["quality-heads"]
+    title = "Heads as concentrated as {shape}'s, {tokens:,} tokens".format(**heads[0]) if heads else ""
+    header = "method | setting | density | computed | mean error | worst head"
+    return lines + table(title, header, "name setting density:.3f computed:.3f error:.4f error_max:.4f", heads)
 
 
 def plot(rows: list[dict], file: Path) -> None:
