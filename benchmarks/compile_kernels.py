@@ -272,7 +272,7 @@ def _jobs(arguments: argparse.Namespace):
             if not names:
                 try:
                     names = [str(configs.config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
-                except configs.NoTileConfig:  # torch does the work there
+                except configs.NoTileConfig:  # nothing of it runs there
                     continue
             for name in names:
                 variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants

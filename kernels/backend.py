@@ -81,7 +81,7 @@ def _gather_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) ->
     """Why there is no kernel of gather_attention for such tensors, or None."""
     place = _place("gather_attention", device, dtype)
     if place in _failures:
-        return f"the Triton kernel of {place} failed before ({_failures[place]}); restart ComfyUI to try it again"
+        return f"the Triton kernel of {place} failed before ({_failures[place]}); restart Python to try it again"
     try:
         tile_config("gather_attention", head_dim, device, dtype)
     except NoTileConfig as missing:

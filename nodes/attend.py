@@ -8,6 +8,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..kernels.gather_attention import tile_rows
 from ..svg_core import Call, sparse_attention, warm_up
 from . import host
 from .forward import VideoCall
@@ -80,6 +81,7 @@ def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
 
 
 def _core_call(run: Run, call: VideoCall) -> Call:
-    """The core's description of the call's first layout."""
-    settings, workspace = run.settings, run.on(call.q.device).workspace_bytes
-    return Call.of(call.q, settings.config, call.layouts[0], backend=settings.backend, workspace_bytes=workspace)
+    """The core's description of the call's first layout, for what no backend is asked about: it never raises."""
+    head_dim, workspace = call.q.shape[3], run.on(call.q.device).workspace_bytes
+    block_m = tile_rows(head_dim, call.q.device, call.q.dtype)
+    return Call(run.settings.config, call.layouts[0], head_dim**-0.5, block_m, "triton", workspace)

@@ -180,6 +180,6 @@ def layer_of(family: Family, model: nn.Module, options: Mapping) -> int | None:
     """Position among the model's layers of the one that a call comes from; None where the host's options do not tell."""
     if "block_index" not in options:
         return None
-    kinds, kind = family.blocks, f"{options.get('block_type')}_blocks"
+    kinds, kind = family.blocks or HUNYUAN_BLOCKS, f"{options.get('block_type')}_blocks"
     before = kinds[: kinds.index(kind)] if kind in kinds else ()
-    return sum(len(getattr(model, name)) for name in before) + options["block_index"]
+    return sum(len(getattr(model, name, ())) for name in before) + options["block_index"]

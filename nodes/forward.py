@@ -78,6 +78,7 @@ class Forward:
         Raises:
             StayDense: it is the video's, but cannot be sparse, or has an argument that no host was seen to pass.
         """
+        self.layer = None
         try:
             return self._video_call(*args, **kwargs)
         except StayDense:
@@ -163,7 +164,9 @@ class Forward:
         if not q.shape == k.shape == v.shape:
             raise StayDense("heads", f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads")
         if self.layer in settings.dense_blocks:
-            raise StayDense("dense_blocks", f"block {describe_blocks(settings.dense_blocks)}")
+            raise StayDense(
+                "dense_blocks", f"block{'s' * (len(settings.dense_blocks) > 1)} {describe_blocks(settings.dense_blocks)}"
+            )
         if self.run.training:
             raise StayDense("training", "gradients are enabled, and sparse attention cannot compute them")
         _, obstacle = backend_status(q.device, q.dtype, head_dim, settings.backend)

@@ -126,7 +126,8 @@ def execution_inputs() -> list:
                 "backend",
                 options=list(BACKENDS),
                 default="auto",
-                tooltip="auto uses the Triton kernels where they run, and torch elsewhere. triton or torch insists on one.",
+                tooltip="auto uses the Triton kernels on a GPU and torch on a CPU; a GPU on which the kernels do not run stays "
+                "dense. torch insists on torch, which is slow on a GPU; triton insists on the kernels.",
             )
         ),
         advanced(

@@ -63,7 +63,7 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
-    call = Call(settings.config, layout, head_dim**-0.5, tile_rows(head_dim, device), settings.backend, workspace)
+    call = Call(settings.config, layout, head_dim**-0.5, tile_rows(head_dim, device), "triton", workspace)
     state = number * branches * settings.planner.state_bytes(call, videos, heads, head_dim)
     calls = (settings.planner.call_bytes(call, videos * (i + 1), heads, head_dim) for i in range(branches))
     return RunBytes(videos, tuple(calls), min(state, state_budget))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -28,7 +29,7 @@ from .reasons import Reason, StayDense
 from .run import Run
 from .settings import Settings
 
-KEY = "sparse_videogen"
+KEY = "sparse_videogen"  # of wrappers and attachments
 RUN, FORWARD = "sparse_videogen_run", "sparse_videogen_forward"  # in transformer_options; a forward that failed is None
 KEPT_REPORTS = 16
 OVERRIDE = "optimized_attention_override"
@@ -130,11 +131,15 @@ def make_override(previous, dense_attention: str = "previous"):
             return dense()
         forward.inside = True
         try:
-            call = forward.video_call(*args, **kwargs)
-            return others() if call is None else attend(run, call, forward.schedule_reason)
-        except StayDense as stay:
-            run.count_dense(stay.reason, forward.layer)
-            with run.record.timed("dense", _device(*args, **kwargs)):
+            try:
+                call = forward.video_call(*args, **kwargs)
+                return others() if call is None else attend(run, call, forward.schedule_reason)
+            except StayDense as stay:
+                reason = stay.reason
+            # Beyond the handler: an error of the host's own attention is no consequence of staying dense.
+            run.count_dense(reason, forward.layer)
+            q = kwargs.get("q", args[0] if args else None)
+            with run.record.timed("dense", q.device) if isinstance(q, torch.Tensor) else nullcontext():
                 return dense()
         finally:
             forward.inside = False
@@ -142,11 +147,6 @@ def make_override(previous, dense_attention: str = "previous"):
     override.previous = previous
     override.owner = KEY
     return override
-
-
-def _device(q, *args, **kwargs) -> torch.device:
-    """Of a call of the host's attention."""
-    return q.device
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):
@@ -197,7 +197,7 @@ def _apply_model(executor, *args, **kwargs):
     """APPLY_MODEL: counts a pass whose attention does not come past this node."""
     options = _arguments(executor, args, kwargs).get("transformer_options") or {}
     run = options.get(RUN)
-    if run is None:
+    if run is None or FORWARD in options:  # or a pass within a pass
         return executor(*args, **kwargs)
     run.training |= torch.is_grad_enabled()
     run.sightings.forget()

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..kernels.gather_attention import HEAD_DIMS, gather_attention
+from ..kernels.gather_attention import gather_attention
 from .audit import AttentionStats, audit
 from .call import WORKSPACE_BYTES, Call
 from .config import Config
@@ -43,11 +43,11 @@ def sparse_attention(
         config: which method, and its settings.
         layout: where the video's tokens stand in the sequence.
         state: what lives across the steps of a run; None forgets everything at the end of the call.
-        key: tells apart the calls of a step that share `state`: layer, conditioning, window.
-        backend: "auto", "triton" or "torch".
+        key: tells apart the calls of a step that share `state`: layer, conditioning, window. Equal keys share clusters.
+        backend: "triton", "torch", or "auto": torch on a CPU, else the Triton kernels.
         sm_scale: softmax scale; None is D^-0.5.
         measure_error: also compute some rows exactly and compare (under 0.1 % of full attention).
-        max_error: heads whose measured error is above are computed in full; 0 lets all pass. Waits for the device.
+        max_error: heads whose measured error is above are computed in full; 0 measures none. Waits for the device.
         workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
 
     Returns:
@@ -64,7 +64,7 @@ def sparse_attention(
     with _without_autocast(q.device):
         planned = plans(q, k, v, call, state, key)
         for queries in planned:
-            for where, plan in queries.parts:
+            for where, plan in queries.parts:  # (batch slice, heads slice), lists; after the last the state is brought forward
                 heads = (x[where] for x in (q, k, v))
                 gather_attention(*heads, plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
                 del plan  # its lists make room for the next heads'
@@ -92,12 +92,13 @@ def warm_up(
     Args:
         as in `sparse_attention`. SVG keeps nothing from call to call, so for it nothing happens.
     """
-    with _without_autocast(q.device):
-        METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
+    if METHODS[type(config)].WARMS_UP:
+        with _without_autocast(q.device):
+            METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager:
-    """Autocast would round centroids and sums that are float32 for a reason."""
+    """A context in which autocast rounds nothing: centroids and sums are float32 for a reason."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
@@ -109,5 +110,3 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:
         )
     if q.shape[2] != layout.tokens:
         raise ValueError(f"{layout} has {layout.tokens} tokens, q has {q.shape[2]}")
-    if q.shape[3] not in HEAD_DIMS:
-        raise ValueError(f"head_dim {q.shape[3]} must be one of {HEAD_DIMS}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels import backend_status
-from ..kernels.gather_attention import tile_rows
+from ..kernels.gather_attention import HEAD_DIMS, tile_rows
 from .config import Config
 from .layout import VideoLayout
 
@@ -39,9 +39,12 @@ class Call:
         """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto".
 
         Raises:
+            ValueError: no kernels for this head_dim.
             RuntimeError: the backend cannot run here; the message names the remedy.
         """
         head_dim = q.shape[3]
+        if head_dim not in HEAD_DIMS:
+            raise ValueError(f"head_dim {head_dim} must be one of {HEAD_DIMS}")
         sm_scale = head_dim**-0.5 if sm_scale is None else sm_scale
         name, reason = backend_status(q.device, q.dtype, head_dim, backend)
         if reason is not None:

@@ -88,7 +88,7 @@ def list_bytes(call: Call) -> int:
 def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     """Bytes that one call allocates at its peak, its output and the state apart: key lists, labels, centroids.
 
-    For 16-bit q, k, v. Within 10 % of what is counted at the shapes of real models; see tests/benchmarks/test_memory.py.
+    For 16-bit q, k, v. Within 10 % of what is counted at the shapes of real models; see tests/benchmarks/test_counts.py.
     """
     config, (q_clusters, k_clusters) = call.config, _clusters(call)
     tiles, lists = _tiles(call), list_bytes(call)
@@ -99,8 +99,8 @@ def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     means = 2 * every * head_dim * (q_clusters + k_clusters)  # what the state takes over
     # First the choice, with centroids in float32 and the rows' labels; then the lists, with the tail's terms in 16 bit.
     probs, mass = (4 * every * n for n in (q_clusters * k_clusters, tiles * -(-k_clusters // BLOCK_C) * BLOCK_C))
-    centroids = 4 * every * head_dim * (q_clusters + k_clusters * moments)
-    choice = max(2 * probs, probs + mass) + 4 * every * tiles * call.block_m + centroids
+    in_float32 = 4 * every * head_dim * (q_clusters + k_clusters * moments)
+    choice = max(2 * probs, probs + mass) + 4 * every * tiles * call.block_m + in_float32
     terms = 0 if config.tail == "off" else 2 * every * head_dim * k_clusters * (1 + moments)
     return max(together * lists + terms, choice) + chosen + labels + means
 

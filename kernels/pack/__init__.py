@@ -30,7 +30,7 @@ class ClusterAssignment(NamedTuple):
 
 
 def sort_by_label(labels: Tensor, n_clusters: int) -> ClusterAssignment:
-    """Token numbers in permutation of their label, and where each label begins; by torch's own sort on every backend.
+    """Token numbers ordered by their label, and where each label begins; by torch's own sort on every backend.
 
     Args:
         labels: [B, H, N] int32 in [0, n_clusters).

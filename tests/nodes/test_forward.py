@@ -75,10 +75,13 @@ def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
     "family, calls, layers",
     [
         (WAN, [{}, {}, {}], [0, 1, 2]),
-        (HUNYUAN, [{"block_index": 3, "block_type": "double"}, {"block_index": 3, "block_type": "single"}], [3, 23]),
+        *(
+            (family, [{"block_index": 3, "block_type": kind} for kind in ("double", "single")], [3, 23])
+            for family in (HUNYUAN, OTHER)
+        ),
         (WAN, [{"block_index": 0}, {"block_index": 0}, {"block_index": 1}], [0, 0, 1]),
     ],
-    ids=["not told", "single blocks come after double blocks", "vace"],
+    ids=["not told", "single blocks come after double blocks", "and in other models", "vace"],
 )
 def test_each_call_has_a_layer_and_a_key_of_its_own(family, calls, layers):
     """VACE's own blocks carry the index of the main block that they belong to."""
