@@ -109,15 +109,13 @@ def test_the_global_random_state_is_untouched(host, method):
 def test_the_line_of_a_run_and_its_event_say_the_same(host):
     _, result = host.render("hunyuan_t2v", "SVG2Attention", start_percent=0.2, dense_blocks="0, 2")
     (report,) = reports(result)
-    lines = re.findall(r"\[sparse_videogen\] (SVG2: sparse .*)", result.log)
+    lines = re.findall(r"\[sparse_videogen\] (SVG2: \d+ of .*)", result.log)
     reasons = report["dense_reasons"]
     assert report["node"] == "svg_model" and report["method"] == "SVG2"
     assert report["calls"] == report["sparse_calls"] + sum(reasons.values())
-    assert lines == [
-        f"SVG2: sparse {report['sparse_calls']}/{report['calls']} calls, density {report['density']:.2f}, "
-        f"computed {report['computed']:.2f}, error {report['error']:.1%}, dense: "
-        + ", ".join(f"{count} {label}" for label, count in reasons.items())
-    ]
+    assert report["line"].startswith(f"{report['sparse_calls']} of {report['calls']} calls sparse, density ")
+    dense = ", ".join(f"{count} {label}" for label, count in reasons.items())
+    assert lines == [f"SVG2: {report['line']}; {report['heads']}; calls that stayed dense: {dense}"]
     # 4 steps of 3 or more layers, cond and uncond in one batch: two layers dense always, the others before 20 %
     layers = report["calls"] // 4
     assert reasons["dense_blocks"] == 8
