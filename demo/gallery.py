@@ -27,6 +27,15 @@ NODE = "sparse"
 WIDTH, HEIGHT = 400, 330
 REPORT_WIDTH, THUMBNAIL_WIDTH = 960, 640
 NO_LINKS, LINKS = -1, 2
+SMALLER = """() => {
+    const { ds, canvas } = app.canvas;
+    const { width, height } = canvas.getBoundingClientRect();
+    const before = ds.scale;
+    ds.scale *= 0.85;
+    ds.offset[0] += (width / 2) * (1 / ds.scale - 1 / before);
+    ds.offset[1] += (height / 2) * (1 / ds.scale - 1 / before);
+    app.canvas.setDirty(true, true);
+}"""
 # The rectangle of all groups in the window.
 GROUPS = """() => {
     const boxes = app.graph.groups.map(({ pos, size }) => [...pos, pos[0] + size[0], pos[1] + size[1]]);
@@ -92,8 +101,7 @@ def draw_workflows(comfy: ComfyPage) -> None:
         comfy.load(workflow)
         comfy.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         comfy.page.wait_for_timeout(1500)  # the host's own transitions have no event
-        comfy.page.mouse.move(750, 550)
-        comfy.page.mouse.wheel(0, 100)  # smaller, clear of the menus
+        comfy.evaluate(SMALLER)  # clear of the menus
         comfy.page.mouse.move(5, 5)
         comfy.page.wait_for_timeout(500)
         shot = comfy.out / "workflow.png"
