@@ -16,8 +16,6 @@ from real_host import Host
 from tiny_prompts import node
 from tiny_wan import SHIFT
 
-TIMEOUT_S = 600
-
 
 def prompt_of(scene: Scene, method: Method) -> dict:
     """The API prompt: loader, method, shift, sampler, latent."""
@@ -42,7 +40,7 @@ def prompt_of(scene: Scene, method: Method) -> dict:
 
 def render(server: ComfyServer, scene: Scene, method: Method) -> Render:
     """One video; the server's folder holds the checkpoint."""
-    result = server.queue(prompt_of(scene, method), TIMEOUT_S)
+    result = server.queue(prompt_of(scene, method))
     run = _event(result, "sparse_videogen.run") or {"density": 1.0, "computed": 1.0, "error": 0.0, "sparse_calls": 0}
     attention_s = _event(result, "svg_demo.attention")["seconds"]
     video = from_host_latent(latent(result))[0]

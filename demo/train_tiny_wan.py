@@ -3,7 +3,7 @@
     python demo/train_tiny_wan.py --minutes 100 --compile      # stops and goes on where it was when run again
     python demo/train_tiny_wan.py --export demo/tiny_wan.safetensors
 
-Every step's clips, noise and times follow from --seed and the step's number, so --steps gives the same run again;
+Every step's clips, noise and times follow from the step's number, so --steps gives the same run again;
 --minutes lays the same schedule over time. A resumed run may be given another length: the schedule stretches to it.
 The committed weights are the average after 6,589 steps on 2 cores with other work: the end of `--minutes 150 --compile`,
 resumed from 2,439 steps of a shorter schedule.
@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 from moving_shapes import PROMPTS, clips, embed, to_latent
-from pictures import still
 from safetensors.torch import save_file
-from tiny_wan import original_names, sample, shifted, untrained
+from tiny_wan import original_names, shifted, untrained
 
 # Muon for the blocks' matrices, AdamW for the rest: over the first 300 steps the loss fell faster than by AdamW alone.
 MATRIX_RATE, OTHER_RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 1.5e-3, 0.02, 0.01
@@ -35,9 +34,9 @@ SAVE_EVERY_S = 300
 class Training:
     """The model, its moving average and the optimizers, between `step`s and on disk."""
 
-    def __init__(self, seed: int, device: str, stages=STAGES):
-        torch.manual_seed(seed)
-        self.seed, self.device, self.stages = seed, device, stages
+    def __init__(self, device: str, stages=STAGES):
+        torch.manual_seed(0)
+        self.device, self.stages = device, stages
         self.model = untrained().to(device)
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         named = dict(self.model.named_parameters())
@@ -50,15 +49,11 @@ class Training:
         self.forward = self.model
         self.steps, self.seconds = 0, 0.0
 
-    def stage(self, done: float) -> tuple[int, int, int]:
-        """Frames, pixels and clips of a step at this part of the schedule."""
-        return next(stage[1:] for stage in self.stages if done <= stage[0])
-
     def step(self, done: float) -> float:
         """One step of the optimizer at this part of the schedule, in [0, 1]; returns the loss."""
         begin = time.perf_counter()
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps)
-        frames, pixels, count = self.stage(done)
+        rng = torch.Generator().manual_seed(self.steps)
+        frames, pixels, count = next(stage[1:] for stage in self.stages if done <= stage[0])
         prompts = [(self.steps * count + i) % len(PROMPTS) for i in range(count)]
         clean = to_latent(clips(prompts, frames, pixels, pixels, rng)).to(self.device)
         noise = torch.randn(clean.shape, generator=rng).to(self.device)
@@ -93,26 +88,16 @@ class Training:
         half_written = file.with_suffix(".part")
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers.values()]
         state = {"model": self.model.state_dict(), "ema": self.ema, "optimizers": optimizers}
-        torch.save(state | {"steps": self.steps, "seconds": self.seconds, "seed": self.seed}, half_written)
+        torch.save(state | {"steps": self.steps, "seconds": self.seconds}, half_written)
         half_written.replace(file)
 
     def load(self, file: Path) -> None:
-        """Goes on where `save` was; raises a ValueError for another seed's."""
+        """Goes on where `save` was."""
         state = torch.load(file, map_location=self.device, weights_only=True)
-        if state["seed"] != self.seed:
-            raise ValueError(f"{file} was trained with seed {state['seed']}, not {self.seed}: name another --state")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.ema, self.steps, self.seconds = state["ema"], state["steps"], state["seconds"]
-
-    def draw(self, frames: int, pixels: int, file: Path) -> None:
-        """A picture of what the moving average makes of every prompt."""
-        model = untrained().to(self.device)
-        model.load_state_dict(self.ema)
-        with torch.autocast(self.device, torch.bfloat16):
-            videos = sample(model.eval(), range(len(PROMPTS)), frames, pixels)
-        still({str(prompt): video for prompt, video in enumerate(videos)}, file)
 
 
 def train(training: Training, *, minutes: float | None, steps: int | None) -> Iterator[tuple[float, float]]:
@@ -133,11 +118,10 @@ def main() -> None:
     length.add_argument("--steps", type=int, help="the same in steps")
     parser.add_argument("--state", type=Path, default=Path("demo/out/tiny_wan_training.pt"), help="where training is kept")
     parser.add_argument("--export", type=Path, help="write the averaged weights there as bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile: 15 %% faster, takes minutes to begin")
     arguments = parser.parse_args()
-    training, shall_train = Training(arguments.seed, arguments.device), arguments.minutes or arguments.steps
+    training, shall_train = Training(arguments.device), arguments.minutes or arguments.steps
     if arguments.state.exists():
         training.load(arguments.state)
     elif not shall_train:
@@ -153,7 +137,7 @@ def main() -> None:
 
 
 def _run(training: Training, arguments) -> None:
-    """Trains with lines of progress, saving the state and a picture of samples now and then, and at the end."""
+    """Trains with lines of progress, saving the state now and then, and at the end."""
     mean, saved = None, time.monotonic()
     for done, loss in train(training, minutes=arguments.minutes, steps=arguments.steps):
         mean = loss if mean is None else 0.98 * mean + 0.02 * loss
@@ -161,8 +145,6 @@ def _run(training: Training, arguments) -> None:
             print(f"{done:6.1%} step {training.steps} loss {mean:.4f} {training.seconds / 60:.1f} min", flush=True)
         if time.monotonic() - saved > SAVE_EVERY_S:
             training.save(arguments.state)
-            frames, pixels, _ = training.stage(done)
-            training.draw(frames, pixels, arguments.state.with_suffix(".png"))
             saved = time.monotonic()
     training.save(arguments.state)
 

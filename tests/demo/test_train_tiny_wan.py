@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 import train_tiny_wan
 from render import CHECKPOINT
@@ -18,35 +17,29 @@ SCRIPT = Path(train_tiny_wan.__file__)
 
 
 def test_the_loss_falls():
-    losses = [loss for _, loss in train(Training(0, "cpu", SMALL), minutes=None, steps=40)]
+    losses = [loss for _, loss in train(Training("cpu", SMALL), minutes=None, steps=40)]
     # At the start the zero head leaves the whole velocity unexplained.
     assert 1.0 < losses[0] < 1.5 and sum(losses[-5:]) / 5 < 0.9 * losses[0]
 
 
-def test_the_same_seed_trains_the_same_model_and_stops_anywhere(tmp_path):
-    whole, first = Training(0, "cpu", SMALL), Training(0, "cpu", SMALL)
+def test_it_trains_the_same_model_again_and_stops_anywhere(tmp_path):
+    whole, first = Training("cpu", SMALL), Training("cpu", SMALL)
     expected = [loss for _, loss in train(whole, minutes=None, steps=4)]
     steps = train(first, minutes=None, steps=4)
     losses = [next(steps)[1], next(steps)[1]]
     first.save(tmp_path / "state.pt")
-    second = Training(0, "cpu", SMALL)
+    second = Training("cpu", SMALL)
     second.load(tmp_path / "state.pt")
     losses += [loss for _, loss in train(second, minutes=None, steps=4)]
     assert losses == expected
     assert all(torch.equal(second.ema[name], value) for name, value in whole.ema.items())
 
 
-def test_another_seed_is_refused(tmp_path):
-    Training(0, "cpu", SMALL).save(tmp_path / "state.pt")
-    with pytest.raises(ValueError, match="trained with seed 0, not 1"):
-        Training(1, "cpu", SMALL).load(tmp_path / "state.pt")
-
-
 def test_exports_a_checkpoint_of_what_was_trained(tmp_path):
     command = [sys.executable, SCRIPT, "--state", tmp_path / "state.pt", "--export", tmp_path / "model.safetensors"]
     nothing = subprocess.run(command, capture_output=True, text=True)
     assert nothing.returncode == 2 and "train first with --minutes or --steps" in nothing.stderr
-    Training(0, "cpu", SMALL).save(tmp_path / "state.pt")
+    Training("cpu", SMALL).save(tmp_path / "state.pt")
     subprocess.run(command, check=True, capture_output=True)
     weights, committed = load_file(tmp_path / "model.safetensors"), load_file(CHECKPOINT)
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}

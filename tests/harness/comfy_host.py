@@ -19,7 +19,7 @@ from run_result import PromptError, RunResult, describe_failure, describe_refusa
 __all__ = ["ComfyServer", "PromptError", "RunResult", "find_hosts", "host_version", "latent", "prepare_host"]
 
 HEADLESS = ("--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes", "--cpu", "--use-pytorch-cross-attention")
-START_TIMEOUT_S = 180
+START_TIMEOUT_S, PROMPT_TIMEOUT_S = 180, 600
 
 
 class ComfyServer:
@@ -115,9 +115,9 @@ class ComfyServer:
         """The server's /object_info: node id -> inputs and outputs."""
         return self._get("/object_info")
 
-    def queue(self, prompt: dict, timeout_s: float = 120) -> RunResult:
+    def queue(self, prompt: dict) -> RunResult:
         """Run one prompt to its end; see `submit` and `wait` for what it raises."""
-        return self.wait(self.submit(prompt), timeout_s)
+        return self.wait(self.submit(prompt))
 
     def submit(self, prompt: dict) -> str:
         """Queue a prompt in API format and return its id.
@@ -134,15 +134,15 @@ class ComfyServer:
         self._submitted[prompt_id] = log_length, events
         return prompt_id
 
-    def wait(self, prompt_id: str, timeout_s: float = 120) -> RunResult:
+    def wait(self, prompt_id: str) -> RunResult:
         """Wait for a submitted prompt to end.
 
         Raises:
             PromptError: a node failed or the run was interrupted.
-            TimeoutError: it has not ended after `timeout_s`; it runs on.
+            TimeoutError: it has not ended after PROMPT_TIMEOUT_S; it runs on.
             RuntimeError: the server went away.
         """
-        events = self._wait_for_end(prompt_id, timeout_s)
+        events = self._wait_for_end(prompt_id)
         entry = self._get(f"/history/{prompt_id}")[prompt_id]
         messages = dict(entry["status"]["messages"])
         stamps = [data["timestamp"] for data in messages.values() if "timestamp" in data]
@@ -205,7 +205,7 @@ class ComfyServer:
                 self._connected = False
                 self._arrived.notify_all()
 
-    def _wait_for_end(self, prompt_id: str, timeout_s: float) -> list:
+    def _wait_for_end(self, prompt_id: str) -> list:
         """The events from the start of a prompt to the message that says that nothing runs any more."""
         _, submitted = self._submitted[prompt_id]
 
@@ -215,13 +215,13 @@ class ComfyServer:
             return next((i for i, (kind, data) in events if kind == wanted and fields.items() <= data.items()), None)
 
         with self._arrived:
-            self._arrived.wait_for(lambda: not self._connected or place("executing", node=None) is not None, timeout_s)
+            self._arrived.wait_for(lambda: not self._connected or place("executing", node=None) is not None, PROMPT_TIMEOUT_S)
             end = place("executing", node=None)
             if end is not None:
                 return self._events[place("execution_start") : end]
         if not self._connected:
             self._gone("went away")
-        raise TimeoutError(f"prompt {prompt_id} has not ended after {timeout_s} s")
+        raise TimeoutError(f"prompt {prompt_id} has not ended after {PROMPT_TIMEOUT_S} s")
 
     def _gone(self, how: str) -> None:
         tail = "\n".join(self.log().splitlines()[-40:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comfy_host import ComfyServer, host_version, latent
 from load_pack import ROOT
-from tiny_checkpoints import FAMILIES, families_for, parts, write_checkpoint
+from tiny_checkpoints import families_for, parts, write_checkpoint
 from tiny_prompts import node, tiny_prompt
 
 # Inputs for models so small, where they are not the nodes' own defaults.
@@ -19,8 +19,6 @@ METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it ca
 HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
-# 5 latent frames of 8 x 12 tokens.
-SIZE = {"width": 192, "height": 128, "frames": 17, "steps": 4, "cfg": 5.0}
 Patches = Sequence[tuple[str, dict]]
 FIRST_VERSION = "0.3.60"  # with the attention override
 
@@ -67,8 +65,7 @@ class Host:
                 link = [name, 0]
             return link
 
-        large = {name: FAMILIES[family].large * SIZE[name] for name in ("width", "height")}
-        return tiny_prompt(family, model_patch=insert, **{**SIZE, **large, **(prompt_options or {})})
+        return tiny_prompt(family, model_patch=insert, **(prompt_options or {}))
 
     def render(self, family: str, method: str | None = None, **kwargs):
         """(latent, result) of `prompt(...)`."""

@@ -15,17 +15,10 @@ from safetensors.torch import save_file
 # large enough that it counts.
 SHARP = ("norm_q.", "norm_k.", "q_norm.", "k_norm.", "norm_k_img.", "query_norm.", "key_norm.")
 SPREADS = {
-    ".bias": 0.02,
-    "modulation": 0.4,
-    "_mod.": 0.4,
-    "_modulation.": 0.4,
-    "time_projection": 0.4,
-    "self_attn.o.": 2.0,
-    "_attn_proj.": 2.0,
-    ".linear2.": 2.0,
-    "attn_out.": 4.0,
-    "self_attention.out_layer.": 4.0,
-    "norm1.linear.": 4.0,
+    0.02: (".bias",),
+    0.4: ("modulation", "_mod.", "time_projection"),
+    2.0: ("self_attn.o.", "_attn_proj.", ".linear2."),
+    4.0: ("attn_out.", "self_attention.out_layer.", "norm1.linear."),
 }
 
 
@@ -155,11 +148,11 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     return file
 
 
-def write_lora(file: Path, rank: int = 4, layers: int = 3) -> None:
+def write_lora(file: Path, rank: int = 4) -> None:
     """Write a LoRA for the self-attention of `wan21_t2v`, float16, strong enough to change its video."""
     generator = torch.Generator().manual_seed(1)
     weights = {}
-    for name in (f"diffusion_model.blocks.{i}.self_attn.{part}" for i in range(layers) for part in "qkvo"):
+    for name in (f"diffusion_model.blocks.{i}.self_attn.{part}" for i in range(3) for part in "qkvo"):
         weights[f"{name}.lora_A.weight"] = torch.randn(rank, tiny.DIM, generator=generator) / math.sqrt(tiny.DIM)
         weights[f"{name}.lora_B.weight"] = torch.randn(tiny.DIM, rank, generator=generator) / math.sqrt(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +163,7 @@ def _fill(key: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:
     """Weights that keep activations near unit variance."""
     if len(shape) == 1 and key.endswith(".weight"):
         return torch.full(shape, 1.4 if any(part in key for part in SHARP) else 1.0, dtype=torch.float16)
-    spread = next((value for part, value in SPREADS.items() if part in key), 1.0)
+    spread = next((value for value, parts in SPREADS.items() if any(part in key for part in parts)), 1.0)
     if key.endswith(".weight"):
         spread /= math.sqrt(math.prod(shape[1:]))
     return (spread * torch.randn(shape, generator=generator)).half()

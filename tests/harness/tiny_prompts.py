@@ -8,12 +8,11 @@ from tiny_checkpoints import FAMILIES, LISTS
 def tiny_prompt(
     family: str,
     *,
-    steps: int = 2,
-    cfg: float = 1.0,
-    seed: int = 0,
-    width: int = 64,
-    height: int = 64,
-    frames: int = 9,
+    steps: int = 4,
+    cfg: float = 5.0,
+    width: int | None = None,
+    height: int | None = None,
+    frames: int = 17,
     batch: int = 1,
     text_tokens: int = 12,
     negative_tokens: int | None = None,
@@ -26,13 +25,14 @@ def tiny_prompt(
             low-noise one takes over for the later half of the steps, by the loader "model_low"; then "sampler_high" and
             "sampler" are KSamplerAdvanced.
         cfg: 1 runs the positive conditioning alone.
-        width, height: pixels; multiples of 8 (16 for wan22_5b and hunyuan15).
+        width, height: pixels; multiples of 8 (16 for wan22_5b and hunyuan15). For most 192 x 128 when None: 8 x 12 tokens.
         frames: of the video, 4n + 1; the latent has n + 1.
         text_tokens: length of the positive conditioning.
         negative_tokens: of the negative one; the same length when None, and the host then batches the two.
         model_patch: `(prompt, link) -> link`, adds nodes to the prompt between a loader and its sampler.
     """
     recipe = FAMILIES[family]
+    width, height = width or 192 * recipe.large, height or 128 * recipe.large
     cells = {"height": height // recipe.downscale, "width": width // recipe.downscale}
     latent_frames = (frames - 1) // 4 + 1
     prompt = {"latent": node("SVGDemoLatent", channels=recipe.channels, frames=latent_frames, batch=batch, **cells)}
@@ -60,7 +60,7 @@ def tiny_prompt(
     common = {"steps": steps, "cfg": cfg, "sampler_name": "euler", "scheduler": "simple", **conditioning}
     model, low = load("model", family), family.replace("_high", "_low")
     if low == family:
-        prompt["sampler"] = node("KSampler", model=model, latent_image=["latent", 0], seed=seed, denoise=1.0, **common)
+        prompt["sampler"] = node("KSampler", model=model, latent_image=["latent", 0], seed=0, denoise=1.0, **common)
     else:
         half, low = steps // 2, load("model_low", low)
         slices = {
@@ -68,7 +68,7 @@ def tiny_prompt(
             "sampler": {"model": low, "latent_image": ["sampler_high", 0], "start_at_step": half, "end_at_step": steps},
         }
         for noise, (name, part) in zip(("enable", "disable"), slices.items(), strict=True):
-            noises = {"add_noise": noise, "return_with_leftover_noise": noise, "noise_seed": seed}
+            noises = {"add_noise": noise, "return_with_leftover_noise": noise, "noise_seed": 0}
             prompt[name] = node("KSamplerAdvanced", **part, **noises, **common)
     prompt["save"] = node("SaveLatent", samples=["sampler", 0], filename_prefix=f"latents/{family}")
     return prompt

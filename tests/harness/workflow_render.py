@@ -19,7 +19,8 @@ STAND_INS = {
     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors": "wan22_t2v_low",
     "hunyuan_video_t2v_720p_bf16.safetensors": "hunyuan_t2v",
 }
-TEXT_TOKENS = 12
+TEXT_TOKENS, STEPS = 12, 4
+SIZE = {"width": 192, "height": 128, "length": 17, "batch_size": 1}
 STEP_INPUTS = ("steps", "start_at_step", "end_at_step")
 SEED_INPUTS = ("seed", "noise_seed")
 CLUSTER_INPUTS = ("q_clusters", "k_clusters")
@@ -63,17 +64,13 @@ def _widget_values(saved_node: dict, schema: dict) -> dict:
     return values
 
 
-def tiny_version(prompt: dict, *, steps: int, width: int, height: int, frames: int) -> dict:
+def tiny_version(prompt: dict) -> dict:
     """A copy of an example workflow's API prompt that runs without downloads.
 
     Tiny checkpoints stand in for the models and random embeddings for the text; node "save" (SaveLatent) takes
     the place of the VAE decoder and all behind it. Of the sparse attention nodes only what depends on the
-    sequence length changes: min_tokens becomes 0 and the clusters shrink with the number of tokens.
-
-    Args:
-        steps: of the whole schedule; the slices of KSamplerAdvanced shrink with it.
-        width, height: pixels, multiples of 16.
-        frames: of the video, 4n + 1.
+    sequence length changes: min_tokens becomes 0 and the clusters shrink with the number of tokens. The slices of
+    KSamplerAdvanced shrink with the steps.
     """
     prompt = {name: each for name, each in copy.deepcopy(prompt).items() if each["class_type"] != "SaveVideo"}
 
@@ -87,9 +84,10 @@ def tiny_version(prompt: dict, *, steps: int, width: int, height: int, frames: i
     for index, text in enumerate(of("CLIPTextEncode")):
         text |= node("SVGDemoConditioning", tokens=TEXT_TOKENS, seed=1000 + index, **FAMILIES[families[0]].conditioning)
     size = of("EmptyHunyuanLatentVideo")[0]["inputs"]
-    fewer_tokens = (width * height * (frames + 3)) / (size["width"] * size["height"] * (size["length"] + 3))
-    fewer_steps = steps / max(each["inputs"].get("steps", 0) for each in prompt.values())
-    size |= {"width": width, "height": height, "length": frames, "batch_size": 1}
+    before, after = (each["width"] * each["height"] * (each["length"] + 3) for each in (size, SIZE))
+    fewer_tokens = after / before
+    size |= SIZE
+    fewer_steps = STEPS / max(each["inputs"].get("steps", 0) for each in prompt.values())
     for inputs in (each["inputs"] for each in prompt.values()):
         inputs |= {name: round(inputs[name] * fewer_steps) for name in STEP_INPUTS if name in inputs}
         inputs |= {name: max(1, round(inputs[name] * fewer_tokens)) for name in CLUSTER_INPUTS if name in inputs}

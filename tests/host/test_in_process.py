@@ -214,26 +214,19 @@ def faults(host, tmp_path_factory):
 
 FAILED = "SVG2 failed; the rest of this run is dense"
 KERNELS = [f"{op} (cpu, float32)" for op in ("assign", "centroids", "select")] + ["pack_lists (cpu, int32)"]
-# Fault, and where dense calls are to go -> how many of them reach another pack's override.
-REACHED = {"a forward, previous": 12, "a forward, host": 0, "a call, previous": 12, "a call, host": 0}
+# Faults beside another pack's override, and where dense calls are to go.
+WITH_ANOTHER = [f"{what}, {goes_to}" for what in ("a forward", "a call") for goes_to in ("previous", "host")]
+SPARSE = "8 of 12 calls sparse"
 # Fault -> which render it ends in, the lines that are said once, what the run's last line holds.
 ENDS = {
     "executor raises": ("dense", [FAILED], "8 error"),
     "plan raises": ("dense", ["SVG failed; the rest of this run is dense"], "8 error"),
     "warm-up raises": ("dense", [FAILED], "error"),
     "out of memory": ("dense", [FAILED], "8 out_of_memory"),
-    "memory not told": ("sparse", ["could not be estimated"], "8 of 12 calls sparse"),
-    **{
-        f"{what}, {goes_to}": ("dense", [FAILED], " error")
-        for what in ("a forward", "a call")
-        for goes_to in ("previous", "host")
-    },
-    "memory for one head": (
-        "sparse",
-        ["out of memory: from here on fewer heads are computed at a time"],
-        "8 of 12 calls sparse",
-    ),
-    "a kernel's memory": ("sparse", [], "8 of 12 calls sparse"),
+    "memory not told": ("sparse", ["could not be estimated"], SPARSE),
+    **dict.fromkeys(WITH_ANOTHER, ("dense", [FAILED], " error")),
+    "memory for one head": ("sparse", ["out of memory: from here on fewer heads are computed at a time"], SPARSE),
+    "a kernel's memory": ("sparse", [], SPARSE),
     "kernels raise": (
         "sparse",
         [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in KERNELS],
@@ -249,14 +242,15 @@ def test_a_fault_ends_in_a_finished_render_and_one_clear_line(faults, name):
     assert told["like"] == [like] and last in told["said"][-1]
     assert all(sum(line in said for said in told["said"]) == 1 for line in lines)
     assert any("the rest of this run is dense" in said for said in told["said"]) == (like == "dense")
-    assert any("8 of 12 calls sparse" in said for said in told["said"]) == (like == "sparse")
+    assert any(SPARSE in said for said in told["said"]) == (like == "sparse")
     if "failed" in told:  # with as many heads as at first
         assert told["calls"] > told["failed"] >= 1
 
 
-@pytest.mark.parametrize("name", REACHED)
+@pytest.mark.parametrize("name", WITH_ANOTHER)
 def test_after_an_error_the_dense_calls_go_where_they_are_to_go(faults, name):
-    assert faults[name]["reached"] == REACHED[name] and "calls dense" in faults[name]["said"][-1]
+    assert faults[name]["reached"] == (12 if "previous" in name else 0)
+    assert "calls dense" in faults[name]["said"][-1]
 
 
 @pytest.mark.parametrize("method", ["SVG", "SVG2"])

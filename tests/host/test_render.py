@@ -124,10 +124,3 @@ def test_end_percent_returns_to_dense(host):
     _, result = host.render("wan21_t2v", "SVGAttention", start_percent=0.0, end_percent=0.3, dense_blocks="")
     (report,) = reports(result)
     assert report["dense_reasons"].keys() == {"end_percent"} and 0 < report["sparse_calls"] < report["calls"] == 12
-
-
-def test_warm_up_belongs_to_the_high_noise_expert(host):
-    _, result = host.render("wan22_t2v_high", "SVG2Attention", start_percent=0.3, dense_blocks="")
-    high, low = reports(result)
-    assert high["dense_reasons"].get("start_percent", 0) > 0
-    assert low["dense_reasons"] == {} and low["sparse_calls"] == low["calls"] > 0

@@ -11,7 +11,6 @@ from workflow_render import BYPASSED, WORKFLOWS, tiny_version, to_prompt
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
-SMALL = {"steps": 4, "width": 192, "height": 128, "frames": 17}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_the_sparse_nodes_hold_every_widget(info, workflow):
 
 
 def test_it_renders(host, info, workflow):
-    prompt = tiny_version(to_prompt(workflow, info), **SMALL)
+    prompt = tiny_version(to_prompt(workflow, info))
     result = host.server.queue(prompt)
     assert latent(result).isfinite().all() and latent(result).shape == (1, 16, 5, 16, 24)
     assert {report["node"] for report in reports(result)} == sparse_nodes(prompt).keys()
@@ -60,7 +59,7 @@ def test_it_renders(host, info, workflow):
 
 def test_the_warm_up_falls_in_the_high_noise_expert(host, info):
     workflow = json.loads((WORKFLOWS / "wan2.2_t2v_a14b_svg2.json").read_text())
-    high, low = reports(host.server.queue(tiny_version(to_prompt(workflow, info), **SMALL)))
+    high, low = reports(host.server.queue(tiny_version(to_prompt(workflow, info))))
     assert high["dense_reasons"].keys() == {"start_percent", "dense_blocks"}
     assert low["dense_reasons"].keys() == {"dense_blocks"}
 
@@ -71,7 +70,7 @@ def test_every_sparse_node_is_replaced(host, info, workflow, method):
         if node["class_type"] != method:
             defaults = {name: spec[1]["default"] for name, spec in info[method]["input"]["optional"].items()}
             node |= {"class_type": method, "inputs": {"model": node["inputs"]["model"], **defaults}}
-    result = host.server.queue(tiny_version(prompt, **SMALL))
+    result = host.server.queue(tiny_version(prompt))
     assert {report["method"] for report in reports(result)} == {METHODS[method]}
 
 
@@ -81,4 +80,4 @@ def test_without_sparse_nodes_the_model_runs_dense(host, info, workflow):
             node["mode"] = BYPASSED
     prompt = to_prompt(workflow, info)
     assert not sparse_nodes(prompt)
-    assert not reports(host.server.queue(tiny_version(prompt, **SMALL)))
+    assert not reports(host.server.queue(tiny_version(prompt)))
