@@ -13,6 +13,7 @@ from sparse_videogen.svg_core.planned import rows_of_tiles, whole
 from sparse_videogen.svg_core.tiles import split_into_tiles
 from torch import Tensor
 
+WARMS_UP = False
 BLOCK = 64  # rows and keys: a kernel for these plans has tiles of that size, and pads none
 
 
@@ -43,10 +44,6 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call, state, key):
     sets = torch.arange(b * h, dtype=torch.int32, device=q.device).view(b, h)
     tiles = rows.expand(b * h, -1, -1)
     return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), rows_of_tiles(tiles))
-
-
-def warm_up(q: Tensor, k: Tensor, call, state, key) -> None:
-    """Nothing is kept from call to call."""
 
 
 def _means(x: Tensor, rows: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from itertools import product
 from pathlib import Path
 
 import machine_code
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "harness"))
+import pack  # noqa: F401, loads the pack
 
 KIB = 1024
 SERIALISES = "3.3."  # Triton whose assembler serialises wgmma
@@ -155,10 +154,8 @@ def row_of(job: tuple) -> dict:
     """
     case, target, head_dim, dtype, config, variant = job
     import triton
-    from load_pack import load_pack
     from triton.backends.compiler import GPUTarget
 
-    load_pack()
     module = importlib.import_module(f"sparse_videogen.kernels.{case.op}.triton_kernel")
     configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
     kernel = getattr(module, case.kernel)
@@ -282,16 +279,13 @@ def _jobs(arguments: argparse.Namespace):
 def main() -> None:
     """Prints a row a kernel, target, dtype, head_dim and variant."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file to write all rows to; one a line if it ends in .jsonl")
+    parser.add_argument("--json", type=Path, help="file to write all rows to, one JSON line a row")
     parser.add_argument("--kernels", nargs="+", help="only these ops")
     parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
     parser.add_argument("--dtypes", nargs="+", help="only these element types")
     parser.add_argument("--configs", nargs="+", help="tile configs to try in place of the table's, such as 128x32w8s5t32d128a")
     arguments = parser.parse_args()
-    from load_pack import load_pack
-
     _stand_in_for_linker()
-    load_pack()
     jobs = list(_jobs(arguments))
     columns = {"kernel": 17, "target": 9, "dtype": 6, "head_dim": 9, "variant": 26, "config": 26, "registers": 10}
     columns |= {"spill_bytes": 12, "shared_bytes": 13, "shared_limit": 13, "matrix_op": 10, "prefetch": 9, "serialised": 11}
@@ -303,9 +297,7 @@ def main() -> None:
             rows.append(row)
             print("".join(f"{str(row.get(column, '')):<{width}}" for column, width in columns.items()), flush=True)
     if arguments.json:
-        lines = arguments.json.suffix == ".jsonl"
-        text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
-        arguments.json.write_text(text + "\n")
+        arguments.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
     failed = sum(not row["ok"] for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} ok")
     sys.exit(failed > 0)

@@ -20,17 +20,22 @@ VERSIONS = {"oldest": ("bf16", "fp32"), "middle": ("bf16", "fp16"), "newest": ("
 NVIDIA = {"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}
 
 
+def read(file: Path) -> list[dict]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def compiled(version: str, folder: Path, *arguments) -> tuple[subprocess.CompletedProcess, list[dict]]:
     """The script's run under a Triton of test.sh's, and its rows."""
     triton = ROOT / ".venv" / f"triton-{version}"
     if not triton.is_dir():
         pytest.skip(f"no {version} Triton in .venv: ./test.sh installs it")
-    file = folder / "rows.json"
+    file = folder / "rows.jsonl"
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env |= {"PYTHONPATH": str(triton), "TRITON_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, SCRIPT, "--json", file, *arguments]
     result = subprocess.run(command, env=env, capture_output=True, text=True)
-    return result, json.loads(file.read_text()) if file.exists() else []
+    return result, read(file) if file.exists() else []
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -55,8 +60,7 @@ def test_every_row_is_ok(version, tmp_path):
 def _compare_with_committed(rows: list[dict]) -> None:
     """The instructions that predictions are made from are this code's, where the same Triton compiled them."""
     names = ("triton", "kernel", "target", "dtype", "head_dim", "variant", "config")
-    committed = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
-    known = {tuple(row[name] for name in names): row for row in committed}
+    known = {tuple(row[name] for name in names): row for row in read(COMMITTED)}
     for row in rows:
         found = known.get(tuple(row[name] for name in names))
         assert found in (None, row), f"{COMMITTED} is of older kernels: make it anew, see docs/performance.md"

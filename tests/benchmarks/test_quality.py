@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,20 +16,13 @@ SMALL = {
 PROVIDERS = {"svg", "svg2-paper", "svg2-full-tiles", "svg2-tail-0", "svg2-tail-2", "top-blocks", "random-blocks"}
 
 
-def run(*command) -> str:
-    env = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "SPARSE_VIDEOGEN_DEBUG")}
-    env["OMP_NUM_THREADS"] = "1"  # so small products only wait for each other on more
-    done = subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def rows(run, tmp_path_factory):
     """The rows of both benchmarks, in one folder."""
     folder = tmp_path_factory.mktemp("results")
     for name, size in SMALL.items():
-        run(FOLDER / f"{name}.py", *size, "--json", folder / f"{name}.jsonl")
+        done = run(sys.executable, FOLDER / f"{name}.py", *size, "--json", folder / f"{name}.jsonl")
+        assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
@@ -64,15 +55,14 @@ def test_heads_are_as_concentrated_as_the_models(rows):
     assert low == pytest.approx(0.0798 if row["shape"] == "wan2.1_t2v_14b" else None, abs=0.06) and high > low
 
 
-def test_the_report_shows_tables_and_a_plot(rows, tmp_path):
-    text = run(FOLDER / "quality_report.py", "--results", rows, "--plot", tmp_path / "plot.png")
+def test_the_report_shows_tables_and_a_plot(run, rows, tmp_path):
+    text = run(sys.executable, FOLDER / "quality_report.py", "--results", rows, "--plot", tmp_path / "plot.png").stdout
     assert "first 20% of the steps dense" in text and "SVG2, second-order tail" in text
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
-def test_an_unknown_model_is_refused():
-    command = [sys.executable, FOLDER / "quality_heads.py", "--model", "wan9"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_an_unknown_model_is_refused(run):
+    done = run(sys.executable, FOLDER / "quality_heads.py", "--model", "wan9")
     assert done.returncode and "no model 'wan9'; there are hunyuan_i2v_13b" in done.stderr
 
 
@@ -93,5 +83,6 @@ for random in (False, True):
 """
 
 
-def test_baseline_plans_hold_what_they_say():
-    run("-c", f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n{BASELINES}")
+def test_baseline_plans_hold_what_they_say(run):
+    done = run(sys.executable, "-c", BASELINES, PYTHONPATH=str(FOLDER))
+    assert done.returncode == 0, done.stderr
