@@ -9,8 +9,6 @@ from .host import HAS_SEARCH_ALIASES
 from .presets import CUSTOM
 from .settings import DENSE_ATTENTION
 
-CATEGORY = "model/patch"
-
 
 def advanced(widget):
     """Marks an input as advanced: shown folded away where the front end can, as usual where it cannot.
@@ -37,13 +35,6 @@ def schema(aliases: list[str], **fields) -> io.Schema:
 def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
     """The values of a node's widgets, with the schema's default for each that the prompt does not name."""
     return {one.id: one.default for one in node.define_schema().inputs if one.optional} | values
-
-
-def patch_schema(presets: dict[str, dict], inputs: list, **fields) -> io.Schema:
-    """`schema` of a node that patches a model, with its own `inputs` between those that all have; its id comes with execute."""
-    fields["inputs"] = [model_input(), *inputs, *execution_inputs(), preset_input(presets), dense_attention_input()]
-    outputs = [io.Model.Output(display_name="MODEL")]
-    return schema(category=CATEGORY, outputs=outputs, hidden=[io.Hidden.unique_id], **fields)
 
 
 def number(name: str, default: float, low: float, high: float, tooltip: str):

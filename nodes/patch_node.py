@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inputs import with_defaults
+from .inputs import dense_attention_input, execution_inputs, model_input, preset_input, schema, with_defaults
 from .patch import patch_model
 from .presets import resolve
 from .settings import Settings
+
+CATEGORY = "model/patch"
 
 
 class PatchNode(io.ComfyNode):
@@ -16,10 +18,29 @@ class PatchNode(io.ComfyNode):
     Attributes:
         CONFIG: the method's config in the core, its fields named as the widgets.
         PRESETS: name -> widget -> value.
+        ABOUT: node_id, display_name and aliases of the schema.
+        HOW: what it does, as a part of a sentence.
     """
 
     CONFIG: type
     PRESETS: dict[str, dict]
+    ABOUT: dict
+    HOW: str
+
+    @classmethod
+    def own_inputs(cls) -> list:
+        """The inputs that this node has between those that all have."""
+        raise NotImplementedError
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and output; ids are forever, workflows carry them."""
+        outputs = [io.Model.Output(display_name="MODEL")]
+        inputs = [model_input(), *cls.own_inputs(), *execution_inputs(), preset_input(cls.PRESETS), dense_attention_input()]
+        about = cls.ABOUT | {"aliases": ["sparse attention", "sparse videogen", "faster video", *cls.ABOUT["aliases"]]}
+        text = f"Sparse attention for video: {cls.HOW}. Place it between the model loader and the sampler."
+        hidden = [io.Hidden.unique_id]  # comes with execute
+        return schema(category=CATEGORY, description=text, inputs=inputs, outputs=outputs, hidden=hidden, **about)
 
     @classmethod
     def execute(cls, model, **values) -> io.NodeOutput:

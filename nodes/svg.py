@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
-
 from ..svg_core import SVGConfig
-from .inputs import advanced, exemption_inputs, number, patch_schema, schedule_inputs
+from .inputs import advanced, exemption_inputs, number, schedule_inputs
 from .patch_node import PatchNode
 from .presets import SVG_PRESETS
 
@@ -14,31 +12,25 @@ class SVGAttention(PatchNode):
     """Sparse VideoGen: each attention head runs spatial or temporal, found by online profiling."""
 
     CONFIG, PRESETS = SVGConfig, SVG_PRESETS
+    ABOUT = {"node_id": "SVGAttention", "display_name": "Sparse VideoGen (SVG)", "aliases": ["SVG", "radial attention"]}
+    HOW = "each head follows one of two patterns, spatial or temporal (arXiv 2502.01776)"
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and output; ids are forever, workflows carry them."""
-        return patch_schema(
-            SVG_PRESETS,
-            aliases=["sparse attention", "sparse videogen", "SVG", "faster video", "radial attention"],
-            node_id="SVGAttention",
-            display_name="Sparse VideoGen (SVG)",
-            description="Sparse attention for video: each head follows one of two patterns, spatial or temporal (arXiv "
-            "2502.01776). Place it between the model loader and the sampler.",
-            inputs=[
+    def own_inputs(cls) -> list:
+        """sparsity to sampled_rows."""
+        return [
+            number(
+                *("sparsity", 0.70, 0.0, 0.95),
+                "Share of the attention that is skipped (0-0.95). Higher is faster, but further from the dense result; 0 "
+                "computes everything.",
+            ),
+            *schedule_inputs(),
+            *exemption_inputs(),
+            advanced(
                 number(
-                    *("sparsity", 0.70, 0.0, 0.95),
-                    "Share of the attention that is skipped (0-0.95). Higher is faster, but further from the dense result; 0 "
-                    "computes everything.",
-                ),
-                *schedule_inputs(),
-                *exemption_inputs(),
-                advanced(
-                    number(
-                        *("sampled_rows", 64, 1, 1024),
-                        "Query rows that decide the pattern of each head in each call (1-1024). More rows decide more surely, "
-                        "but take longer; 64 cost about 0.1 % of dense attention.",
-                    )
-                ),
-            ],
-        )
+                    *("sampled_rows", 64, 1, 1024),
+                    "Query rows that decide the pattern of each head in each call (1-1024). More rows decide more surely, "
+                    "but take longer; 64 cost about 0.1 % of dense attention.",
+                )
+            ),
+        ]

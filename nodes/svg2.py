@@ -6,37 +6,32 @@ from comfy_api.latest import io
 
 from ..svg_core import SVG2Config
 from ..svg_core.config import TAILS
-from .inputs import advanced, exemption_inputs, number, patch_schema, schedule_inputs
+from .inputs import advanced, exemption_inputs, number, schedule_inputs
 from .patch_node import PatchNode
 from .presets import SVG2_PRESETS
+
+TOP_P = (
+    "Share of the attention that is computed exactly (0.1-1). Lower is faster, but further from the dense result; 0.9 is the "
+    "paper's value, 0.7 its turbo setting; 1 computes everything."
+)
 
 
 class SVG2Attention(PatchNode):
     """Sparse VideoGen 2: tokens are clustered by k-means, and each query tile computes the key clusters that matter."""
 
     CONFIG, PRESETS = SVG2Config, SVG2_PRESETS
+    ABOUT = {"node_id": "SVG2Attention", "display_name": "Sparse VideoGen 2 (SVG2)", "aliases": ["SVG2", "semantic clusters"]}
+    HOW = "computes the key clusters that hold most of the attention, and adds a tail for the rest (arXiv 2505.18875)"
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and output; ids are forever, workflows carry them."""
-        return patch_schema(
-            SVG2_PRESETS,
-            aliases=["sparse attention", "sparse videogen", "SVG2", "faster video", "semantic clusters"],
-            node_id="SVG2Attention",
-            display_name="Sparse VideoGen 2 (SVG2)",
-            description="Sparse attention for video: computes the key clusters that hold most of the attention, and adds a "
-            "tail for the rest (arXiv 2505.18875). Place it between the model loader and the sampler.",
-            inputs=[
-                number(
-                    *("top_p", 0.90, 0.1, 1.0),
-                    "Share of the attention that is computed exactly (0.1-1). Lower is faster, but further from the dense "
-                    "result; 0.9 is the paper's value, 0.7 its turbo setting; 1 computes everything.",
-                ),
-                *schedule_inputs(),
-                *map(advanced, _cluster_inputs()),
-                *exemption_inputs(),
-            ],
-        )
+    def own_inputs(cls) -> list:
+        """top_p to max_error."""
+        return [
+            number("top_p", 0.90, 0.1, 1.0, TOP_P),
+            *schedule_inputs(),
+            *map(advanced, _cluster_inputs()),
+            *exemption_inputs(),
+        ]
 
 
 def _cluster_inputs() -> list:
