@@ -77,7 +77,7 @@ SHARP = torch.zeros(1100).index_fill(0, torch.tensor(1050), 1.0)
 
 
 @pytest.mark.parametrize(
-    "probs, top_p, min_keep, cluster_mask",
+    "probs, top_p, min_keep, kept",
     [
         (torch.full((64,), 1 / 64), 0.25, 0.0, range(16)),
         (torch.full((64,), 1 / 64), 0.26, 0.0, range(17)),
@@ -87,10 +87,10 @@ SHARP = torch.zeros(1100).index_fill(0, torch.tensor(1050), 1.0)
     ],
     ids=["equal", "equal-and-more", "equal-min-keep", "sharp", "sharp-min-keep"],
 )
-def test_equal_masses_go_by_number(probs, top_p, min_keep, cluster_mask, backend, device):
+def test_equal_masses_go_by_number(probs, top_p, min_keep, kept, backend, device):
     row_labels = torch.zeros(1, 1, 1, 16, dtype=torch.int32, device=device)
     cluster_mask = select(probs.view(1, 1, 1, -1).to(device), row_labels, top_p, min_keep, backend=backend)
-    assert cluster_mask.flatten().nonzero().flatten().tolist() == list(cluster_mask)
+    assert cluster_mask.flatten().nonzero().flatten().tolist() == list(kept)
 
 
 def test_memory_order_does_not_matter_and_two_runs_are_equal(backend, device):
