@@ -81,7 +81,7 @@ def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
 
 
 def _core_call(run: Run, call: VideoCall) -> Call:
-    """The core's description of the call's first layout, for what no backend is asked about: it never raises."""
+    """The call as the core describes it, with its first layout. No backend is asked, so that it never raises."""
     head_dim, workspace = call.q.shape[3], run.on(call.q.device).workspace_bytes
     block_m = tile_rows(head_dim, call.q.device, call.q.dtype)
     return Call(run.settings.config, call.layouts[0], head_dim**-0.5, block_m, "triton", workspace)

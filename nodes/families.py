@@ -51,6 +51,10 @@ def _wan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     return 0 if arguments.get("context_latents") else None
 
 
+def _all_before(model: nn.Module, arguments: Mapping, surplus: int) -> int:
+    return surplus
+
+
 def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     """[reference, video, text] up to ComfyUI 0.13, [text, reference, video] from 0.14."""
     if not getattr(model.double_blocks[0], "flipped_img_txt", False):
@@ -108,7 +112,7 @@ FAMILIES = (
     Family("Wan", "WanModel", _wan, True, _wan_others, _wan_heads, surplus_is_frames=True),
     Family("HunyuanVideo", "HunyuanVideo", _hunyuan, False, _hunyuan_others, _hunyuan_heads, HUNYUAN_BLOCKS),
     # The text comes first, and attends together with the video.
-    Family("CogVideoX", "CogVideoXTransformer3DModel", lambda *given: given[-1], False, lambda *_: ([], []), _cogvideox_heads),
+    Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, lambda *_: ([], []), _cogvideox_heads),
     Family("Kandinsky 5", "Kandinsky5", lambda *_: None, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
 )
 # Any other model whose tokens are patches of a video and nothing else.

@@ -53,7 +53,7 @@ def time_lines(report: dict) -> list[str]:
 def _line(report: dict) -> str:
     calls, sparse = report["calls"], report["sparse_calls"]
     if not sparse:
-        return f"All of {_calls(calls)} dense" if calls else "No attention call reached this node"
+        return f"All {_calls(calls)} dense" if calls else "No attention call reached this node"
     less = f"about {1 / report['work']:.1f}x less attention work" if 0 < report["work"] <= LESS_WORK else None
     return _joined(f"{sparse} of {calls} calls sparse", *_figures(report["density"], report["error"]), less)
 

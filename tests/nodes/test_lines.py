@@ -44,7 +44,7 @@ def test_a_run():
     "change, line",
     [
         ({"work": 0.97}, "36 of 48 calls sparse, density 0.31, error 2.1%"),
-        (NOTHING, "All of 48 calls dense"),
+        (NOTHING, "All 48 calls dense"),
         (NOTHING | {"calls": 0, "work": None, "dense_reasons": {}}, "No attention call reached this node"),
     ],
     ids=["no gain", "dense", "no calls"],

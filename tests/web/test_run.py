@@ -73,7 +73,7 @@ def test_the_reason_for_staying_dense_stands_on_the_node(comfy, build):
     build("SVG2Attention", min_tokens=8192)
     _, seen = run(comfy)
     _, report, final = seen[-1]
-    assert final[0] == f"All of {report['calls']} calls dense"
+    assert final[0] == f"All {report['calls']} calls dense"
     assert f"min_tokens: 480 tokens are fewer than 8192 ({report['calls']} calls)" in final
 
 
