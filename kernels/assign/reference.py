@@ -9,10 +9,11 @@ from torch import Tensor
 MAX_SCORES = 1 << 24
 
 
-def assign(x: Tensor, centroids: Tensor) -> Tensor:
-    """See the contract; |x - c|^2 without the |x|^2 that all candidates share, float32, in chunks of tokens."""
-    c = centroids.float()
-    half_norm = 0.5 * c.square().sum(-1).unsqueeze(2)
+def assign(x: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
+    """See the contract; the distance without the x^T M x that all candidates share, float32, in chunks of tokens."""
+    centroids = centroids.float()
+    c = centroids if metric is None else centroids @ metric
+    half_norm = 0.5 * (centroids * c).sum(-1).unsqueeze(2)
     labels = torch.empty(x.shape[:3], dtype=torch.int32, device=x.device)
     step = max(1, MAX_SCORES // max(1, half_norm.numel()))
     for start in range(0, x.shape[2], step):

@@ -82,7 +82,7 @@ def _assign_kernel(
     tl.store(labels_ptr + bh * n_tokens + offs_m, label, mask=valid_m)
 
 
-def launch_assign(x: Tensor, centroids: Tensor) -> Tensor:
+def launch_assign(x: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
     """See the contract; centroids are rounded to x's dtype, and columns beyond the last repeat it, so they never win."""
     (b, h, n, d), n_clusters = x.shape, centroids.shape[2]
     config = tile_config("assign", d, x.device, x.dtype)
