@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CHOICES = ("density", "target_error", "top_p")
 TAILS = ("second_order", "zero_order", "off")
 TILE_CUTS = ("full", "cluster")
 
@@ -30,19 +31,33 @@ class SVGConfig:
 
 @dataclass(frozen=True)
 class SVG2Config:
-    """Sparse VideoGen2 (arXiv 2505.18875), with full tiles and a tail; tile_cut="cluster", tail="off" is the paper's.
+    """Sparse VideoGen2 (arXiv 2505.18875) with clusters chosen by expected error, full tiles and a tail.
+
+    With choose_by="top_p", tile_cut="cluster" and tail="off" it is the paper's.
 
     Attributes:
+        choose_by: what decides how much is computed: "density" and "target_error" take the clusters that would hurt most to
+            leave out, "top_p" those that hold the most attention, as the paper does.
+        density: share of all pairs that a head computes, the mean of a run, in (0, 1]; with "target_error" that of a run's
+            first sparse call.
+        density_start: density at the start of the schedule, in multiples of `density`; it falls in a line, so that the mean
+            stays, in [1, 2].
+        target_error: relative error of a head's result that its density is steered to, in (0, 1].
         top_p: share of the estimated attention mass to compute exactly, in (0, 1].
-        min_keep: least share of key clusters to compute exactly, in [0, 1].
+        min_keep: with "top_p", least share of key clusters to compute exactly, in [0, 1].
         q_clusters, k_clusters: clusters of queries and of keys, >= 1; clamped to the number of tokens.
         tail: how keys that are not computed count: "second_order", "zero_order" or "off" (not at all).
         tile_cut: "full" cuts the sorted queries every M rows, "cluster" at each cluster's border too.
         kmeans_init_iters: k-means iterations until the first sparse call is ready, those of warm-up included.
         kmeans_step_iters: iterations a call from then on, starting at the last centroids.
         recluster_every: calls for which labels are kept.
+        score_every: every so many of a tile's rows say what a cluster would cost it, >= 1; not with "top_p".
     """
 
+    choose_by: str = "density"
+    density: float = 0.25
+    density_start: float = 1.5
+    target_error: float = 0.05
     top_p: float = 0.90
     min_keep: float = 0.10
     q_clusters: int = 300
@@ -52,13 +67,19 @@ class SVG2Config:
     kmeans_init_iters: int = 50
     kmeans_step_iters: int = 2
     recluster_every: int = 1
+    score_every: int = 2
 
     def __post_init__(self):
+        _check("choose_by", self.choose_by, self.choose_by in CHOICES, f"one of {', '.join(CHOICES)}")
+        _check("density", self.density, 0 < self.density <= 1, "above 0 and at most 1")
+        _check("density_start", self.density_start, 1 <= self.density_start <= 2, "between 1 and 2")
+        _check("target_error", self.target_error, 0 < self.target_error <= 1, "above 0 and at most 1")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_keep", self.min_keep, 0 <= self.min_keep <= 1, "between 0 and 1")
         _check("tail", self.tail, self.tail in TAILS, f"one of {', '.join(TAILS)}")
         _check("tile_cut", self.tile_cut, self.tile_cut in TILE_CUTS, f"one of {', '.join(TILE_CUTS)}")
-        for name in ("q_clusters", "k_clusters", "kmeans_init_iters", "kmeans_step_iters", "recluster_every"):
+        counts = ("q_clusters", "k_clusters", "kmeans_init_iters", "kmeans_step_iters", "recluster_every", "score_every")
+        for name in counts:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
 
 

@@ -10,9 +10,7 @@ from . import RESOLUTION
 ABOVE_ALL = 0x7F800000  # the bits of infinity: no score reaches it
 
 
-def spend(
-    scores: Tensor, rows: Tensor, cluster_sizes: Tensor, budget: Tensor, at_least_one: bool
-) -> tuple[Tensor, Tensor]:
+def spend(scores: Tensor, rows: Tensor, cluster_sizes: Tensor, budget: Tensor, at_least_one: bool) -> tuple[Tensor, Tensor]:
     """See the contract; head by head, all of them halving the same number of times."""
     b, h = scores.shape[:2]
     cluster_mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
