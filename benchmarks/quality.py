@@ -58,10 +58,10 @@ class Renderer:
 
     def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
         """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
-        run = Run(config, self.layout)
+        run = Run(config, self.layout, self.scene.steps, start_percent)
 
         def before_step(step: int, sigma: float) -> None:
-            run.sparse = config is not None and step >= start_percent * self.scene.steps - 1e-6
+            run.step = step
 
         tiny_wan.take_attention(self.model, run.attend)
         scene = (self.prompts, self.scene.frames, self.scene.pixels, self.scene.steps, seed)

@@ -9,12 +9,22 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from render import Method, Render, Scene, each_method
-from sparse_videogen.svg_core import AttentionStats, SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention, warm_up
-from tiny_wan import load, sample, shifted, take_attention
+from sparse_videogen.svg_core import (
+    AttentionStats,
+    SparseState,
+    SVG2Config,
+    SVGConfig,
+    VideoLayout,
+    places,
+    sparse_attention,
+    warm_up,
+)
+from tiny_wan import load, sample, take_attention
 from torch import Tensor
 
 CONFIGS = {"SVGAttention": SVGConfig, "SVG2Attention": SVG2Config}
 TIE = 1e-5  # a step that falls on the border runs sparse, as in the node
+CONDITIONINGS = 2  # the tiny model's batch holds each video with its prompt, and without
 
 
 @dataclass
@@ -23,7 +33,9 @@ class Run:
 
     config: SVGConfig | SVG2Config | None
     layout: VideoLayout
-    sparse: bool = False  # whether this step is
+    steps: int
+    start_percent: float
+    step: int = 0
     seconds: float = 0.0
     stats: list[AttentionStats] = field(default_factory=list)
     state: SparseState = field(default_factory=SparseState)
@@ -31,13 +43,15 @@ class Run:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Self-attention of q, k, v [B, H, N, D], dense or sparse."""
         begin = time.perf_counter()
-        shared = {"config": self.config, "layout": self.layout, "state": self.state, "key": layer}
-        if self.sparse:
-            out, stats = sparse_attention(q, k, v, **shared, measure_error=True)
+        shared = {"layout": self.layout, "state": self.state, "key": layer, "conditionings": CONDITIONINGS}
+        progress = [i / self.steps for i in range(self.steps + 1)]
+        if self.config is not None and progress[self.step] >= self.start_percent * (1 - TIE):
+            config = self.config.at(places(progress, self.start_percent)[self.step])
+            out, stats = sparse_attention(q, k, v, config=config, **shared, measure_error=True)
             self.stats.append(stats)
         else:
             if self.config is not None:
-                warm_up(q, k, **shared)
+                warm_up(q, k, config=self.config, **shared)
             out = F.scaled_dot_product_attention(q, k, v)
         self.seconds += time.perf_counter() - begin
         return out
@@ -51,11 +65,11 @@ class Run:
 def render(model, scene: Scene, method: Method) -> Render:
     """One video, at the host's schedule."""
     config = CONFIGS[method.node](**method.inputs) if method.node else None
-    run = Run(config, VideoLayout(*scene.grid))
+    run = Run(config, VideoLayout(*scene.grid), scene.steps, method.schedule["start_percent"])
     take_attention(model, run.attend)
 
     def before_step(step: int, sigma: float) -> None:
-        run.sparse = config is not None and sigma <= shifted(1 - method.schedule["start_percent"]) * (1 + TIE)
+        run.step = step
 
     begin = time.perf_counter()
     (video,) = sample(model, [scene.prompt], scene.frames, scene.pixels, scene.steps, scene.seed, before_step)

@@ -73,15 +73,17 @@ def _warm_up(run: Run, call: VideoCall) -> None:
 def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
     """The call as a whole, or by elements of the batch where their layouts differ: q, k, v, and what goes with them."""
     size = len(call.q) // len(call.layouts)
-    settings, state = run.settings, run.on(call.q.device).state
-    common = {"config": settings.config, "backend": settings.backend, "state": state}
+    common = {"config": run.config, "backend": run.settings.backend, "state": run.on(call.q.device).state, **call.sharing}
     for i, layout in enumerate(call.layouts):
         q, k, v = (x[i * size : (i + 1) * size] for x in (call.q, call.k, call.v))
-        yield q, k, v, {**common, "layout": layout, "key": (call.key, i)}
+        own = {"layout": layout, "key": (call.key, i)}
+        if call.sharing:
+            own["shared_key"] = (call.sharing["shared_key"], i % call.videos)
+        yield q, k, v, common | own
 
 
 def _core_call(run: Run, call: VideoCall) -> Call:
     """The call as the core describes it, with its first layout. No backend is asked, so that it never raises."""
     head_dim, workspace = call.q.shape[3], run.on(call.q.device).workspace_bytes
     block_m = tile_rows(head_dim, call.q.device, call.q.dtype)
-    return Call(run.settings.config, call.layouts[0], head_dim**-0.5, block_m, "triton", workspace)
+    return Call(run.config, call.layouts[0], head_dim**-0.5, block_m, "triton", workspace, **call.sharing)

@@ -28,6 +28,8 @@ class VideoCall:
         skip_output_reshape: the caller wants [B, H, N, D] back instead of [B, N, H * D].
         layer: position among the model's attention blocks.
         key: the same in every step, and no other call's.
+        sharing: what says with whom it is planned, by argument of `sparse_attention`; empty: alone.
+        videos: in the batch; elements b and b + videos are one, with a prompt and without.
         layouts: of the tokens, one for the whole batch or one for each element.
     """
 
@@ -38,6 +40,8 @@ class VideoCall:
     skip_output_reshape: bool
     layer: int
     key: Hashable
+    sharing: dict[str, Hashable]
+    videos: int
     layouts: list[VideoLayout]
 
     def result(self, out: Tensor) -> Tensor:
@@ -64,7 +68,11 @@ class Forward:
         self.schedule_reason = run.begin_forward(options)
         window = options.get("context_window")
         replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))  # skip-layer guidance leaves some out
-        self.branch = (tuple(options.get("uuids", ())), None if window is None else tuple(window.index_list), replaced)
+        conditionings = tuple(options.get("uuids", ()))
+        self.place = (None if window is None else tuple(window.index_list), replaced)
+        self.branch = (conditionings, *self.place)
+        self._turn = run.turn.number
+        self._paired = len(conditionings) if run.turn.has(conditionings) else 0  # conditionings of a pair in this batch
         self._others = family.others and family.others(diffusion_model, arguments)
         self._calls: Counter[int] = Counter()
         self._alike: Counter[Hashable] = Counter()  # calls that may or may not be the video's
@@ -101,7 +109,17 @@ class Forward:
         layouts = self._layouts(rows, tokens, mask, options)
         self._check(q, k, v)
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
-        return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, layouts)
+        videos = len(q) // max(1, self._paired)
+        sharing = self._sharing(q, videos, layer, layouts)
+        return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, sharing, videos, layouts)
+
+    def _sharing(self, q: Tensor, videos: int, layer: int, layouts: list[VideoLayout]) -> dict[str, Hashable]:
+        """One video's calls, with a prompt and without, share their clusters, whether they come in one batch or not."""
+        if not self._paired or layer in self.run.parted:
+            return {}
+        grid, together = layouts[0], self._paired if len(layouts) == 1 else 1  # one by one, where each has a mask of its own
+        key = (self.place, layer, self._calls[layer], videos, q.shape[1], grid.frames, grid.height, grid.width, q.device)
+        return {"conditionings": together, "shared_key": key, "turn": self._turn}
 
     def _is_self_attention(self, rows: int, keys: int, options: dict) -> bool:
         """Whether a call is the video's own attention, and not that of a text which happens to be as long.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 
@@ -64,8 +64,11 @@ def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: d
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
     call = Call(settings.config, layout, head_dim**-0.5, tile_rows(head_dim, device), "triton", workspace)
-    state = number * branches * settings.planner.state_bytes(call, videos, heads, head_dim)
-    calls = (settings.planner.call_bytes(call, videos * (i + 1), heads, head_dim) for i in range(branches))
+    # A prompt and a negative one share what is kept, and have one plan where they come in one batch.
+    paired = devices == 1 and len(conds) == 2 and all(len(conditionings) == 1 for conditionings in conds.values())
+    together = [replace(call, conditionings=i + 1 if paired else 1) for i in range(branches)]
+    state = number * settings.planner.state_bytes(together[-1], videos * branches, heads, head_dim)
+    calls = (settings.planner.call_bytes(one, videos * (i + 1), heads, head_dim) for i, one in enumerate(together))
     return RunBytes(videos, tuple(calls), min(state, state_budget))
 
 

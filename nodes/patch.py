@@ -11,6 +11,7 @@ import inspect
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -155,7 +156,7 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     sampling = guider.model_patcher.get_model_object("model_sampling")
     start = math.inf if settings.start_percent <= 0 else float(sampling.percent_to_sigma(settings.start_percent))
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
-    run = Run(settings, start, end, budgets, _tell)
+    run = Run(settings, start, end, budgets, _tell, partial(_progress, sampling))
     options = guider.model_options.setdefault("transformer_options", {})
     options[RUN] = run
     try:
@@ -167,6 +168,15 @@ def _sample(executor, settings: Settings, *args, **kwargs):
         for line in report["warnings"]:
             log.warning("%s %s: %s", PREFIX, settings.method, line)
         _keep(report, reports_of(guider.model_patcher))  # lost where another node made the model anew, from its parts
+
+
+def _progress(sampling, sigma: float) -> float:
+    """The share of the schedule that has passed at a sigma, by halving: the inverse of the host's percent_to_sigma."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
+    return high
 
 
 def _keep(report: dict, reports: dict[str | None, dict]) -> None:
@@ -185,6 +195,8 @@ def _run_of(model_options: dict | None) -> Run | None:
 def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
     """CALC_COND_BATCH: the host batches the conditionings that it has memory for, with ours counted."""
     run = _run_of(model_options)
+    if run is not None:
+        run.begin_turn(conds)
     if run is not None and run.extra_bytes is not None:
         # Batches that change in mid-run would begin with a state of their own: what is held has left the free memory,
         # and the host asks for 1.5 of the estimate.

@@ -17,7 +17,7 @@ from ..svg_core import AttentionStats
 from .reasons import Reason
 
 # Means over the heads of one sparse call.
-FIGURES = ("density", "computed", "error", "temporal", "kept_fraction", "dense_heads", "finite", "broken")
+FIGURES = ("density", "computed", "error", "temporal", "kept_fraction", "alike", "dense_heads", "finite", "broken")
 DIGITS = 4  # of what goes to the page: a run of 50 steps and 60 layers stays under 200 kB
 
 
@@ -98,7 +98,7 @@ class Record:
         by_layer = self._by_layer(step.sparse)
         return {
             "step": number,
-            **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error")},
+            **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "alike")},
             **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "dense_heads")},
             "reasons": dict(step.reasons),
         }
@@ -159,7 +159,7 @@ class Record:
 
 
 def _figures(stats: AttentionStats) -> Tensor:
-    """FIGURES of each head, [8, B * H]; NaN for what the method does not have."""
+    """FIGURES of each head, [9, B * H]; NaN for what the method does not have."""
     missing = torch.full_like(stats.density, math.nan)
     broken = None if stats.exact_finite is None else stats.exact_finite & ~stats.finite
     figures = (
@@ -168,6 +168,7 @@ def _figures(stats: AttentionStats) -> Tensor:
         stats.error,
         stats.pattern,
         stats.kept_fraction,
+        stats.alike,
         stats.dense,
         stats.finite,
         broken,

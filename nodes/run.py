@@ -6,13 +6,15 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 
 import torch
 
 from ..kernels import failures
-from ..svg_core import WORKSPACE_BYTES, AttentionStats, SparseState
+from ..svg_core import WORKSPACE_BYTES, AttentionStats, SparseState, SVG2Config, SVGConfig, places
 from .lines import run_words, step_words
 from .log import PREFIX, log, say
+from .pairing import ALIKE, Turn
 from .reasons import Reason
 from .record import Record
 from .settings import Settings
@@ -45,6 +47,8 @@ class Run:
         extra_bytes: as `memory.RunBytes`, once the model was loaded.
         failure: the reason to stay dense after an error, or None.
         inexact: the override, another's and sparse itself, that took calls which we left dense; or None.
+        turn: the evaluation of the model that is under way.
+        parted: layers in which the conditionings of a video are too unlike to share their clusters.
     """
 
     def __init__(
@@ -54,8 +58,11 @@ class Run:
         end_sigma: float,
         budgets: Callable[[torch.device], tuple[int | None, int]] = lambda device: (None, WORKSPACE_BYTES),
         tell: Callable[[str, dict], None] = lambda kind, message: None,
+        progress: Callable[[float], float] | None = None,
     ):
-        """Args beyond the attributes: `budgets(device)` -> bytes of (state, workspace); `tell(kind, message)` to the page."""
+        """Args beyond the attributes: `budgets(device)` -> bytes of (state, workspace); `tell(kind, message)` to the page;
+        `progress(sigma)` -> the share of the schedule that has passed, or None where that is not known.
+        """
         self.settings = settings
         self.record = Record()
         self.start_sigma, self.end_sigma = start_sigma, end_sigma
@@ -65,6 +72,9 @@ class Run:
         self.inexact: str | None = None
         self.sightings = Sightings()
         self.extra_bytes: Callable[[int, int], int] | None = None
+        self.turn = Turn()
+        self.parted: set[int] = set()
+        self._progress = progress
         self._number = next(_numbers)
         self._tell = tell
         self._budgets = budgets
@@ -72,6 +82,7 @@ class Run:
         self._lock = threading.Lock()
         self._began = False
         self._schedule: list[float] | None = None
+        self._places: list[float] = []
         self._sigma: float | None = None
         self._step = -1
         self._said: set[str] = set()
@@ -105,9 +116,23 @@ class Run:
             self._tell_step(ended)
         return self.schedule_reason(sigma)
 
+    def begin_turn(self, conds: list) -> None:
+        """Takes note that the sampler evaluates the model, for these conditionings by side of the guidance."""
+        with self._lock:
+            self.turn = self.turn.next(conds)
+
+    @property
+    def config(self) -> SVGConfig | SVG2Config:
+        """The method's settings at this step."""
+        return self.settings.config.at(self._places[self._step] if 0 <= self._step < len(self._places) else 0.5)
+
     def _begin_schedule(self, sigma: float, schedule: torch.Tensor | None) -> None:
         self._began = True
-        self._schedule = None if schedule is None else schedule.tolist()[:-1]  # nothing is computed at the last sigma
+        sigmas = None if schedule is None else schedule.tolist()
+        self._schedule = None if sigmas is None else sigmas[:-1]  # nothing is computed at the last sigma
+        if sigmas and self._progress is not None:
+            passed = [self._progress(step) for step in sigmas]
+            self._places = places(list(accumulate(passed, max)), self.settings.start_percent, self.settings.end_percent)
         # Without a schedule warm-up work is worth its price.
         self.goes_sparse = schedule is None or any(self.schedule_reason(step) is None for step in self._schedule or [sigma])
 
@@ -127,7 +152,17 @@ class Run:
         if step >= 0:
             steps = None if self._schedule is None else len(self._schedule)
             figures = self.record.step(step)
+            self._part(figures.pop("alike"))
             self._tell("step", {**self._labels(), "steps": steps, **figures, **step_words(figures, steps)})
+
+    def _part(self, alike: list[float | None]) -> None:
+        """From here on conditionings plan apart in layers where they were less alike than they have to be."""
+        unlike = {layer for layer, likeness in enumerate(alike) if likeness is not None and likeness < ALIKE}
+        self.parted |= unlike
+        if unlike:
+            self.say_once(
+                f"the keys with and without the prompt are not alike in {len(unlike)} layers: they are planned apart there"
+            )
 
     def _labels(self) -> dict:
         return {"node": self.settings.node_id, "run": self._number, "method": self.settings.method}

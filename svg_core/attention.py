@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..kernels.gather_attention import gather_attention
-from .audit import AttentionStats, audit
+from .audit import audit
 from .call import WORKSPACE_BYTES, Call
 from .config import Config
 from .layout import VideoLayout
 from .methods import METHODS
 from .planned import Planned
 from .state import SparseState
+from .stats import AttentionStats
 from .tiles import text_plan
 
 
@@ -35,6 +36,9 @@ def sparse_attention(
     measure_error: bool = False,
     max_error: float = 0.0,
     workspace_bytes: int = WORKSPACE_BYTES,
+    conditionings: int = 1,
+    shared_key: Hashable = None,
+    turn: Hashable = None,
 ) -> tuple[Tensor, AttentionStats]:
     """Self-attention of a video's tokens, computed where it matters.
 
@@ -49,6 +53,11 @@ def sparse_attention(
         measure_error: also compute some rows exactly and compare (under 0.1 % of full attention).
         max_error: heads whose measured error is above are computed in full; 0 measures none. Waits for the device.
         workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
+        conditionings: of each video in the batch: with V videos, elements b, b + V and so on are the same one, and are
+            planned together.
+        shared_key: in place of `key`, of what all conditionings of a video share, where they come in calls of their own.
+        turn: tells apart the moments of a run. Of the calls with one `shared_key` in one turn the first makes the clusters,
+            and the others use them; None: each makes its own.
 
     Returns:
         out [B, H, N, D] of q's dtype and memory order, and what was done.
@@ -58,7 +67,8 @@ def sparse_attention(
         RuntimeError: the backend cannot run here, or its kernel failed.
     """
     _check(q, k, v, layout)
-    call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes)
+    sharing = {"conditionings": conditionings, "shared_key": shared_key, "turn": turn}
+    call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes, **sharing)
     state = SparseState() if state is None else state
     out = torch.empty_like(q)
     with _without_autocast(q.device):
@@ -68,7 +78,12 @@ def sparse_attention(
                 heads = (x[where] for x in (q, k, v))
                 gather_attention(*heads, plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
                 del plan  # its lists make room for the next heads'
-        return out, audit(q, k, v, out, planned, call, state, measure_error=measure_error, max_error=max_error)
+        learn = planned[-1].learn
+        measure_error |= learn is not None
+        stats = audit(q, k, v, out, planned, call, state, measure_error=measure_error, max_error=max_error)
+        if learn is not None:
+            learn(stats)
+        return out, stats
 
 
 def plans(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> list[Planned]:
@@ -86,6 +101,9 @@ def warm_up(
     state: SparseState,
     key: Hashable = None,
     backend: str = "auto",
+    conditionings: int = 1,
+    shared_key: Hashable = None,
+    turn: Hashable = None,
 ) -> None:
     """Brings the state forward in a step whose attention stays dense, so that the first sparse call finds it ready.
 
@@ -94,7 +112,8 @@ def warm_up(
     """
     if METHODS[type(config)].WARMS_UP:
         with _without_autocast(q.device):
-            METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend), state, key)
+            sharing = {"conditionings": conditionings, "shared_key": shared_key, "turn": turn}
+            METHODS[type(config)].warm_up(q, k, Call.of(q, config, layout, backend=backend, **sharing), state, key)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,36 +16,10 @@ from .layout import VideoLayout
 from .planned import Planned
 from .sampling import stratified
 from .state import SparseState
+from .stats import AttentionStats
 from .tiles import read_mask, read_windows
 
 ERROR_ROWS = 64
-
-
-@dataclass(frozen=True)
-class AttentionStats:
-    """What a call did, per batch and head, on the tensors' device.
-
-    Attributes:
-        density: [B, H], computed (query, key) pairs / all pairs.
-        computed: [B, H], density plus padding that was computed.
-        pattern: [B, H] int32, 0 spatial and 1 temporal, or None (SVG2).
-        kept_fraction: [B, H], share of the key clusters that a tile reads, mean over its tiles, or None (SVG).
-        finite: [B, H] bool, False where one of `ERROR_ROWS` rows spread over the video holds NaN or infinity.
-        exact_finite: [B, H] bool, the same of dense attention for these rows, or None (no error was asked for): where it
-            is False, q, k or v brought what is not finite.
-        error: [B, H], |out - exact| / |exact| over the same rows, or None (not asked for); 0 where `dense`.
-        dense: [B, H] bool, the sparse error was above `max_error`, or no number, so all pairs were computed after all.
-            There `density` is 1 and `computed` holds both.
-    """
-
-    density: Tensor
-    computed: Tensor
-    pattern: Tensor | None
-    kept_fraction: Tensor | None
-    finite: Tensor
-    exact_finite: Tensor | None
-    error: Tensor | None
-    dense: Tensor
 
 
 def audit(
@@ -80,6 +54,7 @@ def audit(
         computed=computed / layout.tokens**2,
         pattern=video.pattern,
         kept_fraction=video.kept_fraction,
+        alike=video.alike,
         finite=_finite(sampled),
         exact_finite=exact_finite,
         error=error,

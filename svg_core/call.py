@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,6 +26,9 @@ class Call:
         block_m: M, the query rows of a tile.
         backend: "triton" or "torch".
         workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
+        conditionings: of each video in the batch: elements b, b + V, b + 2V ... of it are video b.
+        shared_key: of the clusters, which all conditionings of a video share; None shares them with no other call.
+        turn: calls of one shared_key with the same turn are of one moment: the first one's clusters hold for all.
     """
 
     config: Config
@@ -33,10 +37,13 @@ class Call:
     block_m: int
     backend: str
     workspace_bytes: int = WORKSPACE_BYTES
+    conditionings: int = 1
+    shared_key: Hashable = None
+    turn: Hashable = None
 
     @classmethod
-    def of(cls, q: Tensor, config, layout, *, sm_scale=None, backend="auto", workspace_bytes=WORKSPACE_BYTES) -> Call:
-        """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto".
+    def of(cls, q: Tensor, config, layout, *, sm_scale=None, backend="auto", **more) -> Call:
+        """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto", `more` are other attributes.
 
         Raises:
             ValueError: no kernels for this head_dim.
@@ -49,4 +56,4 @@ class Call:
         name, reason = backend_status(q.device, q.dtype, head_dim, backend)
         if reason is not None:
             raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
-        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), name, workspace_bytes)
+        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), name, **more)

@@ -1,54 +1,82 @@
-"""Clusters of queries and keys: k-means that goes on from the last call's centroids (SVG2, section 4.3)."""
+"""Clusters of queries and keys: k-means that goes on from the last call's centroids (SVG2, section 4.3).
+
+Where clusters are chosen by expected error, distance is what attention sees: queries differ by the logits that they give
+the keys, keys by the logits that the queries give them. Conditionings of one video share the clusters of the first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..kernels.assign import assign
 from ..kernels.centroids import Centroids, centroids
 from ..kernels.pack import ClusterAssignment, sort_by_label
 from .call import Call
+from .chain import chain, put_in_order
 from .sampling import stratified
+
+METRIC_TOKENS = 2048  # from which a metric is estimated
+ALIKE_TOKENS = 64  # by which the keys of two conditionings are compared
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Assignments and centroids of the video's queries and keys, [B, H, ...]; variances of the keys if the tail wants them."""
+    """Assignments of the video's queries and keys, for V videos, and centroids.
+
+    Attributes:
+        queries, keys: of the tokens, [V, H, ...].
+        q_mean: [V, H, C, D] float32, in the order of a chain where there is a metric.
+        key_centroids: [B, H, C, D] of each batch element's own keys; variances if the call wants them.
+        metric: [V, H, D, D] of the queries, or None for Euclid's.
+        alike: [B, H], as in `AttentionStats`, or None.
+    """
 
     queries: ClusterAssignment
     keys: ClusterAssignment
-    query_centroids: Centroids
+    q_mean: Tensor
     key_centroids: Centroids
+    metric: Tensor | None
+    alike: Tensor | None
 
 
 @dataclass(frozen=True)
 class ClusterState:
     """What the state keeps of a call for the next: means in the model's dtype, labels only if the next call keeps them.
 
-    All in float32 and int32 would be 4 GB for Wan 14B at 720p with cond and uncond; so it is 1.
+    All in float32 and int32 would be 2 GB for Wan 14B at 720p; so it is 0.5.
 
     Attributes:
-        q_mean, k_mean: [B, H, C, D].
-        q_labels, k_labels: [B, H, Nv] int16, or None.
+        q_mean, k_mean: [V, H, C, D].
+        q_labels, k_labels: [V, H, Nv] int16, or None.
+        k_sample: [V, H, ALIKE_TOKENS, D], keys for the other conditioning's to be compared with, or None.
         tokens: Nv.
         iterations, calls: made so far.
+        in_chain: the queries' means are in the order of a chain.
+        turn: of the last call.
     """
 
     q_mean: Tensor
     k_mean: Tensor
     q_labels: Tensor | None
     k_labels: Tensor | None
+    k_sample: Tensor | None
     tokens: int
     iterations: int
     calls: int
+    in_chain: bool
+    turn: Hashable
 
 
 def update_clusters(
     q: Tensor, k: Tensor, call: Call, last: ClusterState | None, *, final: bool
-) -> tuple[Clusters, ClusterState]:
-    """Clusters for this call, from the last ones where there are any, and what to remember of them.
+) -> tuple[Clusters, ClusterState | None]:
+    """Clusters for this call, from the last ones where there are any, and what to remember of them; None: the same.
+
+    The first call of a turn makes them; another of the same turn puts its own tokens into those of the first.
 
     Args:
         q, k: [B, H, N, D].
@@ -57,33 +85,61 @@ def update_clusters(
     """
     config, backend = call.config, call.backend
     q, k = (x[:, :, call.layout.video] for x in (q, k))
+    (q, *_), (k, *others) = (x.chunk(call.conditionings) for x in (q, k))
     if last is not None and (last.tokens != q.shape[2] or last.q_mean.device != q.device):
         last = None
-    done, calls = (last.iterations, last.calls) if last is not None else (0, 0)
+    follows = last is not None and call.turn is not None and last.turn == call.turn
+    done, calls, in_chain = (last.iterations, last.calls, last.in_chain) if last is not None else (0, 0, False)
     missing = config.kmeans_init_iters - done if final else 0
     iterations = max(missing, config.kmeans_step_iters)
-    variance = config.tail == "second_order"
-    if last is not None and last.q_labels is not None and missing <= 0:
-        iterations, clusters = 0, _refreshed(q, k, last, variance, backend)
+    variance = final and (config.tail != "off" if config.by_error else config.tail == "second_order")
+    q_metric, k_metric = metrics(q, k) if config.by_error else (None, None)
+    if follows or (last is not None and last.q_labels is not None and missing <= 0):
+        iterations = 0
+        queries, keys = (
+            _kept(q, last.q_mean, last.q_labels, q_metric, backend),
+            _kept(k, last.k_mean, last.k_labels, k_metric, backend),
+        )
+        q_mean = centroids(q, queries, previous=last.q_mean, backend=backend).mean
+        key_centroids = centroids(k, keys, previous=last.k_mean, variance=variance, backend=backend)
     else:
         q_start = last.q_mean if last is not None else initial_centroids(q, min(config.q_clusters, q.shape[2]))
         k_start = last.k_mean if last is not None else initial_centroids(k, min(config.k_clusters, k.shape[2]))
-        queries, query_centroids = kmeans(q, q_start, iterations, backend)
-        keys, key_centroids = kmeans(k, k_start, iterations, backend, variance=variance and final)
-        clusters = Clusters(queries, keys, query_centroids, key_centroids)
-    keep = (calls + 1) % config.recluster_every != 0
-    labels = (x.labels.short() if keep else None for x in (clusters.queries, clusters.keys))
-    means = (x.mean.to(q.dtype) for x in (clusters.query_centroids, clusters.key_centroids))
-    return clusters, ClusterState(*means, *labels, q.shape[2], done + iterations, calls + 1)
+        queries, (q_mean, *_) = kmeans(q, q_start, iterations, backend, metric=q_metric)
+        keys, key_centroids = kmeans(k, k_start, iterations, backend, metric=k_metric, variance=variance)
+    if config.by_error and final and not in_chain:
+        in_chain, (queries, q_mean) = True, put_in_order(queries, q_mean, chain(q_mean, q_metric))
+
+    sample = alike = None
+    if others or call.turn is not None:
+        rows = stratified(min(ALIKE_TOKENS, k.shape[2]), k.shape[2], k.device)
+        sample, *more = (x.index_select(2, rows) for x in (k, *others))
+        if follows or others:
+            alike = torch.cat(
+                [likeness(last.k_sample if follows else sample, x) for x in [sample, *more][-call.conditionings :]]
+            )
+    remembered = None
+    if not follows:
+        keep = (calls + 1) % config.recluster_every != 0
+        labels = (x.labels.short() if keep else None for x in (queries, keys))
+        means = (x.to(q.dtype) for x in (q_mean, key_centroids.mean))
+        progress = (q.shape[2], done + iterations, calls + 1, in_chain, call.turn)
+        remembered = ClusterState(*means, *labels, None if others else sample, *progress)
+    if final and others:
+        own = (centroids(x, keys, previous=key_centroids.mean, variance=variance, backend=backend) for x in others)
+        key_centroids = joined([key_centroids, *own])
+    return Clusters(queries, keys, q_mean, key_centroids, q_metric, alike), remembered
 
 
-def _refreshed(q: Tensor, k: Tensor, last: ClusterState, variance: bool, backend: str) -> Clusters:
-    """The last call's labels, with the centroids of this call's tokens."""
-    queries = sort_by_label(last.q_labels.int(), last.q_mean.shape[2])
-    keys = sort_by_label(last.k_labels.int(), last.k_mean.shape[2])
-    query_centroids = centroids(q, queries, previous=last.q_mean, backend=backend)
-    key_centroids = centroids(k, keys, previous=last.k_mean, variance=variance, backend=backend)
-    return Clusters(queries, keys, query_centroids, key_centroids)
+def joined(parts: Iterable[Centroids]) -> Centroids:
+    """Of batch elements one after the other, [B, H, ...]."""
+    return Centroids(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))
+
+
+def _kept(x: Tensor, mean: Tensor, labels: Tensor | None, metric: Tensor | None, backend: str) -> ClusterAssignment:
+    """Tokens by the last call's labels, or by its means where it left none."""
+    labels = assign(x, mean, metric=metric, backend=backend) if labels is None else labels.int()
+    return sort_by_label(labels, mean.shape[2])
 
 
 def initial_centroids(x: Tensor, n_clusters: int) -> Tensor:
@@ -92,14 +148,15 @@ def initial_centroids(x: Tensor, n_clusters: int) -> Tensor:
 
 
 def kmeans(
-    x: Tensor, start: Tensor, iterations: int, backend: str, *, variance: bool = False
+    x: Tensor, start: Tensor, iterations: int, backend: str, *, metric: Tensor | None = None, variance: bool = False
 ) -> tuple[ClusterAssignment, Centroids]:
-    """Lloyd's iterations, Euclidean, per batch and head; an emptied cluster keeps its centroid.
+    """Lloyd's iterations per batch and head; an emptied cluster keeps its centroid.
 
     Args:
         x: [B, H, N, D].
         start: [B, H, C, D].
         iterations: at least 1.
+        metric: as in `assign`; None is Euclid's.
         variance: of the last iteration's clusters, too.
 
     Returns:
@@ -107,8 +164,39 @@ def kmeans(
     """
     mean = start
     for i in range(iterations):
-        assignment = sort_by_label(assign(x, mean, backend=backend), mean.shape[2])
+        assignment = sort_by_label(assign(x, mean, metric=metric, backend=backend), mean.shape[2])
         last = variance and i == iterations - 1
         result = centroids(x, assignment, previous=mean, variance=last, backend=backend)
         mean = result.mean
     return assignment, result
+
+
+def metrics(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """How attention measures distance, (x - c)^T M (x - c), for queries and for keys: [B, H, D, D] float32 of trace 1.
+
+    Two queries differ by the logits that they give: M is the covariance of the keys, since softmax takes no notice of what
+    is common to all. Two keys differ by the logits they get: M is the queries' mean of q q^T, half of it made round,
+    which measured better than all of it.
+
+    Args:
+        q, k: [B, H, N, D].
+    """
+    rows = stratified(min(METRIC_TOKENS, q.shape[2]), q.shape[2], q.device)
+    q, k = (x.index_select(2, rows).float() for x in (q, k))
+    k = k - k.mean(2, keepdim=True)
+    of_queries, of_keys = (x.transpose(2, 3) @ x for x in (k, q))
+    of_queries, of_keys = (x / _trace(x) for x in (of_queries, of_keys))
+    round_one = torch.eye(q.shape[3], device=q.device) / q.shape[3]
+    return of_queries, (of_keys + round_one) / 2
+
+
+def _trace(x: Tensor) -> Tensor:
+    """[B, H, D, D] -> [B, H, 1, 1], and 1 where it is 0: all tokens are alike there, and any metric will do."""
+    trace = x.diagonal(dim1=2, dim2=3).sum(-1)[..., None, None]
+    return torch.where(trace > 0, trace, 1)
+
+
+def likeness(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between tokens [B, H, S, D] and others, their means taken off, [B, H] in [-1, 1]."""
+    a, b = (x.float() - x.float().mean(2, keepdim=True) for x in (a, b))
+    return torch.nn.functional.cosine_similarity(a.flatten(2), b.flatten(2), dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CHOICES = ("density", "target_error", "top_p")
 TAILS = ("second_order", "zero_order", "off")
@@ -28,6 +28,10 @@ class SVGConfig:
         _check("sparsity", self.sparsity, 0 <= self.sparsity < 1, "at least 0 and below 1")
         _check("sampled_rows", self.sampled_rows, self.sampled_rows >= 1, "at least 1")
 
+    def at(self, place: float) -> SVGConfig:
+        """The settings at a place in the schedule: the same everywhere."""
+        return self
+
 
 @dataclass(frozen=True)
 class SVG2Config:
@@ -40,8 +44,8 @@ class SVG2Config:
             leave out, "top_p" those that hold the most attention, as the paper does.
         density: share of all pairs that a head computes, the mean of a run, in (0, 1]; with "target_error" that of a run's
             first sparse call.
-        density_start: density at the start of the schedule, in multiples of `density`; it falls in a line, so that the mean
-            stays, in [1, 2].
+        density_start: density at the start of the schedule, in multiples of `density`; it falls in a line to as far below
+            at the end, in [1, 1.9].
         target_error: relative error of a head's result that its density is steered to, in (0, 1].
         top_p: share of the estimated attention mass to compute exactly, in (0, 1].
         min_keep: with "top_p", least share of key clusters to compute exactly, in [0, 1].
@@ -72,7 +76,7 @@ class SVG2Config:
     def __post_init__(self):
         _check("choose_by", self.choose_by, self.choose_by in CHOICES, f"one of {', '.join(CHOICES)}")
         _check("density", self.density, 0 < self.density <= 1, "above 0 and at most 1")
-        _check("density_start", self.density_start, 1 <= self.density_start <= 2, "between 1 and 2")
+        _check("density_start", self.density_start, 1 <= self.density_start <= 1.9, "between 1 and 1.9")
         _check("target_error", self.target_error, 0 < self.target_error <= 1, "above 0 and at most 1")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_keep", self.min_keep, 0 <= self.min_keep <= 1, "between 0 and 1")
@@ -81,6 +85,21 @@ class SVG2Config:
         counts = ("q_clusters", "k_clusters", "kmeans_init_iters", "kmeans_step_iters", "recluster_every", "score_every")
         for name in counts:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+
+    @property
+    def by_error(self) -> bool:
+        """Whether clusters are chosen by what it would cost to leave them out."""
+        return self.choose_by != "top_p"
+
+    def at(self, place: float) -> SVG2Config:
+        """The settings at a place in the schedule, 0 its start and 1 its end: with the density that it has there.
+
+        Where the line would begin above 1 it begins at 1, and falls less.
+        """
+        if self.choose_by != "density":
+            return self
+        fall = min(self.density_start, 1 / self.density) - 1
+        return replace(self, density=min(1.0, self.density * (1 + fall * (1 - 2 * place))))
 
 
 Config = SVGConfig | SVG2Config

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..kernels.plan import Plan, count_pairs
+from .stats import AttentionStats
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Planned:
             what this call leaves to the next.
         pattern: as in `AttentionStats`, where heads have one.
         kept_fraction: as in `AttentionStats`, where keys are in clusters.
+        alike: as in `AttentionStats`, where conditionings share their clusters.
+        learn: to be told what the call did, if the next one depends on it.
     """
 
     list_of_head: Tensor
@@ -32,6 +35,8 @@ class Planned:
     parts: Iterator[tuple[tuple[slice, slice], Plan]]
     pattern: Tensor | None = None
     kept_fraction: Tensor | None = None
+    alike: Tensor | None = None
+    learn: Callable[[AttentionStats], None] | None = None
 
     def pairs(self, block_m: int = 1, block_n: int = 1) -> Tensor:
         """(query, key) pairs computed per head, [B, H] float32; rows and keys are counted in whole blocks."""

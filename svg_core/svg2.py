@@ -9,44 +9,61 @@ Sol-Attn (arXiv 2607.24027); the second order in the spread of a cluster's keys,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..kernels.centroids import centroids
+from ..kernels.budget import spend
+from ..kernels.centroids import Centroids, centroids
 from ..kernels.pack import ClusterAssignment, pack_lists
 from ..kernels.plan import Plan, Tail
+from ..kernels.score import score
 from ..kernels.select import select
 from .call import Call
-from .clusters import Clusters, update_clusters
+from .chain import along
+from .clusters import Clusters, joined, update_clusters
 from .planned import Planned, rows_of_tiles
 from .state import SparseState
+from .stats import AttentionStats
 from .tiles import split_into_tiles, text_keys
 
 NAME = "SVG2"
 WARMS_UP = True
+SHARES = 1 << 20  # parts of all pairs in which a density is counted
+LOWEST, HIGHEST = 0.05, 0.60  # densities that a target error may lead to
 BLOCK_C = 1024  # the choice's masses are in whole blocks of so many clusters
 
 
 def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: Hashable) -> Planned:
     """All heads at once, but key lists of as many at a time as the workspace allows."""
-    layout = call.layout
-    clusters, remembered = update_clusters(q, k, call, state.get(key), final=True)
-    query_index, row_labels = query_tiles(clusters.queries, call)
-    cluster_mask, count = choose(clusters, row_labels, call)
+    call, shared = _sharing(call, key)
+    layout, config = call.layout, call.config
+    clusters, remembered = update_clusters(q, k, call, state.get(shared), final=True)
+    query_index, row_labels = query_tiles(q, clusters, call)
+    rows = rows_of_tiles(query_index)
+    v_centroids = None if config.tail == "off" else v_moments(v[:, :, layout.video], clusters, call)
+    steered = state.get((key, "density")) if config.choose_by == "target_error" else None
+    if config.by_error:
+        density = torch.full(rows.shape[:2], config.density, device=q.device) if steered is None else steered.density
+        cluster_mask, count = choose_by_error(q, query_index, rows, clusters, v_centroids, density, call)
+    else:
+        cluster_mask, count = choose(clusters, row_labels, call)
     # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
     count, longest = count.sort(dim=-1, descending=True, stable=True)
     cluster_mask, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (cluster_mask, query_index))
+    rows = rows.gather(2, longest)
     key_count = torch.where(count > 0, count + layout.text_keys, 0)
-    rows = rows_of_tiles(query_index)
-    tail = None if call.config.tail == "off" else tail_terms(v[:, :, layout.video], clusters, call.backend)
+    videos, heads = rows.shape[:2]
     kept_fraction = cluster_mask.sum((-2, -1)) / ((rows > 0).sum(-1) * cluster_mask.shape[-1])
-    list_of_head = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=q.device).view(rows.shape[:2])
+    list_of_head = torch.arange(videos * heads, dtype=torch.int32, device=q.device).view(videos, heads)
 
-    text = text_keys(layout, q.device, state).expand(*rows.shape[:2], -1)
+    tail = tail_terms(v_centroids, clusters, q.dtype, config.tail) if v_centroids is not None else None
+    text = text_keys(layout, q.device, state).expand(videos, heads, -1)
     permutation = torch.cat([text, clusters.keys.permutation + layout.text_before], -1)
     start, length = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.cluster_sizes
 
@@ -60,24 +77,63 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
             capacity=None if q.device.type == "cpu" else permutation.shape[2],
             backend=call.backend,
         )
-        skipped = None if tail is None else Tail(*(None if x is None else x[b : b + 1, heads] for x in tail), reads)
-        return Plan(list_of_head[:1, : len(key_index)], query_index[b, heads], key_index, key_count[b, heads], skipped)
+        skipped = None if tail is None else Tail(*(None if x is None else x[b::videos, heads] for x in tail), reads)
+        sets = list_of_head[:1, : len(key_index)].expand(call.conditionings, -1)
+        return Plan(sets, query_index[b, heads], key_index, key_count[b, heads], skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
         step = max(1, call.workspace_bytes // list_bytes(call))
-        for b, head in product(range(q.shape[0]), range(0, q.shape[1], step)):
-            heads = slice(head, head + step)
-            yield (slice(b, b + 1), heads), part(b, heads)
-        state.put(key, remembered)  # last: a call that runs out of memory on the way can be made again
+        for b, head in product(range(videos), range(0, heads, step)):
+            some = slice(head, head + step)
+            yield (slice(b, None, videos), some), part(b, some)
+        if remembered is not None:  # last: a call that runs out of memory on the way can be made again
+            state.put(shared, remembered)
 
-    lists = (x.flatten(0, 1) for x in (rows, key_count))
-    return Planned(list_of_head, *lists, parts(), kept_fraction=kept_fraction)
+    def learn(stats: AttentionStats) -> None:
+        state.put((key, "density"), Steered(steer(density, stats, config.target_error)))
+
+    each = (call.conditionings, 1)
+    return Planned(
+        list_of_head.repeat(each),
+        *(x.flatten(0, 1) for x in (rows, key_count)),
+        parts(),
+        kept_fraction=kept_fraction.repeat(each),
+        alike=clusters.alike,
+        learn=learn if config.choose_by == "target_error" else None,
+    )
 
 
 def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable) -> None:
     """Clusters are brought forward."""
-    _, remembered = update_clusters(q, k, call, state.get(key), final=False)
-    state.put(key, remembered)
+    call, shared = _sharing(call, key)
+    _, remembered = update_clusters(q, k, call, state.get(shared), final=False)
+    if remembered is not None:
+        state.put(shared, remembered)
+
+
+def _sharing(call: Call, key: Hashable) -> tuple[Call, Hashable]:
+    """The call, and the key of its clusters: the paper's conditionings have their own."""
+    if not call.config.by_error:
+        call = replace(call, conditionings=1, shared_key=None, turn=None)
+    return call, key if call.shared_key is None else call.shared_key
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What the state keeps of a head's error for the next call: the density that should meet the target, [V, H] float32."""
+
+    density: Tensor
+
+
+def steer(density: Tensor, stats: AttentionStats, target: float) -> Tensor:
+    """The density [V, H] at which a head's error should meet the target, by what it was at this one.
+
+    Over the densities that are allowed, error falls about as fast as density rises, so their product is kept.
+    """
+    error = stats.error.unflatten(0, (-1, len(density))).mean(0)
+    wanted = density * (error / target)
+    limited = stats.dense.unflatten(0, (-1, len(density))).any(0)  # by max_error: its sparse error is not known here
+    return torch.where(limited | ~wanted.isfinite(), HIGHEST, wanted).clamp(LOWEST, HIGHEST)
 
 
 def list_bytes(call: Call) -> int:
@@ -140,21 +196,56 @@ def choose(clusters: Clusters, row_labels: Tensor, call: Call) -> tuple[Tensor, 
     """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
     mean, cluster_sizes, _ = clusters.key_centroids
     log_size = rearrange(cluster_sizes.float().log(), "b h c -> (b h) 1 c")
-    queries, keys = rearrange(clusters.query_centroids.mean, "b h c d -> (b h) c d"), rearrange(mean, "b h c d -> (b h) d c")
+    queries, keys = rearrange(clusters.q_mean, "b h c d -> (b h) c d"), rearrange(mean, "b h c d -> (b h) d c")
     probs = torch.baddbmm(log_size, queries, keys, alpha=call.sm_scale).softmax(-1).unflatten(0, mean.shape[:2])
     return select(probs, row_labels, cluster_sizes, call.config.top_p, call.config.min_keep, backend=call.backend)
 
 
-def tail_terms(v: Tensor, clusters: Clusters, backend: str) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """k_mean, k_variance, v_mean and log_size of `Tail`, in the dtype of v [B, H, Nv, D]."""
+def choose_by_error(
+    q: Tensor, query_index: Tensor, rows: Tensor, clusters: Clusters, v_centroids: Centroids | None, density: Tensor, call: Call
+) -> tuple[Tensor, Tensor]:
+    """Which key clusters each tile reads: those whose keys save the most error, to a density a head [V, H]; as `spend`."""
+    layout, config = call.layout, call.config
+    mean, sizes, variance = clusters.key_centroids
+    spread = None if v_centroids is None else v_centroids.variance.sum(-1)
+    terms = [mean, variance, sizes.float().log(), spread]
+    scored = query_index[..., :: config.score_every]
+    each = (
+        score(part_of_q, scored, *own, sm_scale=call.sm_scale, backend=call.backend)
+        for part_of_q, *own in zip(*(_by_conditioning(x, call) for x in [q, *terms]), strict=True)
+    )
+    scores = reduce(Tensor.add_, each)
+    text_pairs = layout.text_tokens * (layout.video_tokens + layout.text_keys) + layout.video_tokens * layout.text_keys
+    share = (density * SHARES).round().long()  # in whole numbers: float32 could not count the pairs
+    budget = (share * layout.tokens**2 // SHARES - text_pairs).clamp(min=0)
+    return spend(scores, rows, clusters.keys.cluster_sizes, budget, at_least_one=config.tail == "off", backend=call.backend)
+
+
+def _by_conditioning(x: Tensor | None, call: Call) -> Sequence[Tensor | None]:
+    return [None] * call.conditionings if x is None else x.chunk(call.conditionings)
+
+
+def v_moments(v: Tensor, clusters: Clusters, call: Call) -> Centroids:
+    """Centroids of the values [B, H, Nv, D] by clusters of keys, with variances where clusters are chosen by error."""
+    parts = (
+        centroids(x, clusters.keys, variance=call.config.by_error, backend=call.backend) for x in v.chunk(call.conditionings)
+    )
+    return joined(parts)
+
+
+def tail_terms(v_centroids: Centroids, clusters: Clusters, dtype: torch.dtype, tail: str) -> tuple[Tensor | None, ...]:
+    """k_mean, k_variance, v_mean and log_size of `Tail`, the first three in q's dtype."""
     mean, cluster_sizes, variance = clusters.key_centroids
-    v_mean = centroids(v, clusters.keys, backend=backend).mean
-    return mean.to(v.dtype), None if variance is None else variance.to(v.dtype), v_mean.to(v.dtype), cluster_sizes.float().log()
+    variance = variance.to(dtype) if tail == "second_order" else None
+    return mean.to(dtype), variance, v_centroids.mean.to(dtype), cluster_sizes.float().log()
 
 
-def query_tiles(queries: ClusterAssignment, call: Call) -> tuple[Tensor, Tensor]:
-    """Tiles of the video's query rows, sorted by cluster: token numbers and clusters, [B, H, T, M], -1 beyond."""
-    at_borders = call.config.tile_cut == "cluster"
+def query_tiles(q: Tensor, clusters: Clusters, call: Call) -> tuple[Tensor, Tensor]:
+    """Tiles of the video's query rows, sorted by cluster: token numbers and clusters, [V, H, T, M], -1 beyond."""
+    queries, at_borders = clusters.queries, call.config.tile_cut == "cluster"
+    if clusters.metric is not None:
+        lead = q[: len(clusters.q_mean), :, call.layout.video]
+        queries = queries._replace(permutation=along(lead, queries, clusters.q_mean, clusters.metric))
     order = _align_to_clusters(queries, call.block_m) if at_borders else queries.permutation
     rows = split_into_tiles(order, call.block_m)
     row_labels = queries.labels.gather(2, order.clamp(min=0).long())

@@ -20,13 +20,17 @@ from sparse_videogen.svg_core.tiles import read_mask
 LAYOUT = VideoLayout(4, 9, 7, text_before=3, text_after=6)
 CONFIGS = [
     pytest.param(SVGConfig(sparsity=0.5), id="svg"),
-    pytest.param(SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), id="svg2"),
-    pytest.param(SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"),
+    pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20), id="svg2"),
+    pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20, tail="off", score_every=3), id="svg2-no-tail"),
+    pytest.param(SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20), id="svg2-top-p"),
+    pytest.param(SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"),
 ]
 EVERYTHING = [
     pytest.param(SVGConfig(sparsity=0), id="svg"),
-    pytest.param(SVG2Config(top_p=1.0), id="svg2"),
-    pytest.param(SVG2Config(top_p=1.0, tail="off", tile_cut="cluster"), id="svg2-paper"),
+    pytest.param(SVG2Config(density=1.0), id="svg2"),
+    pytest.param(SVG2Config(density=1.0, tile_cut="cluster", tail="off"), id="svg2-no-tail"),
+    pytest.param(SVG2Config(choose_by="top_p", top_p=1.0), id="svg2-top-p"),
+    pytest.param(SVG2Config(choose_by="top_p", top_p=1.0, tail="off", tile_cut="cluster"), id="svg2-paper"),
 ]
 
 
@@ -169,7 +173,7 @@ def test_what_is_not_finite_is_told_apart_by_dense_attention_and_passes_no_limit
 def test_kept_is_the_share_of_clusters_that_tiles_read():
     q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
     cut = {"q_clusters": 10, "k_clusters": 20, "tile_cut": "cluster"}
-    for config, expected in ((SVG2Config(top_p=1.0, **cut), 1.0), (SVG2Config(top_p=1e-6, min_keep=0.15, **cut), 0.15)):
+    for config, expected in ((SVG2Config(choose_by="top_p", top_p=1.0, **cut), 1.0), (SVG2Config(top_p=1e-6, min_keep=0.15, **cut), 0.15)):
         _, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT)
         torch.testing.assert_close(stats.kept_fraction, torch.full((1, 2), expected))
     assert sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)[1].kept_fraction is None
@@ -177,7 +181,7 @@ def test_kept_is_the_share_of_clusters_that_tiles_read():
 
 def test_fewer_heads_at_a_time_change_nothing():
     q, k, v = video_qkv(4, 9, 7, heads=5, head_dim=64, text=9)
-    call = {"config": SVG2Config(top_p=0.6, q_clusters=10, k_clusters=20), "layout": LAYOUT}
+    call = {"config": SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20), "layout": LAYOUT}
     whole, stats = sparse_attention(q, k, v, **call)
     for workspace_bytes in (1, 2 * list_bytes(Call.of(q, **call))):
         split, same = sparse_attention(q, k, v, **call, workspace_bytes=workspace_bytes)

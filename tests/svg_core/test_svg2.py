@@ -77,7 +77,7 @@ def naive_mask(q, k, clusters, config, layout, made, batch=0, head=0):
 )
 def test_matches_masked_attention(layout, tile_cut):
     q, k, v = video_qkv(layout.frames, layout.height, layout.width, heads=2, head_dim=64, text=layout.text_tokens)
-    config = SVG2Config(top_p=0.7, min_keep=0.05, q_clusters=9, k_clusters=17, tail="off", tile_cut=tile_cut)
+    config = SVG2Config(choose_by="top_p", top_p=0.7, min_keep=0.05, q_clusters=9, k_clusters=17, tail="off", tile_cut=tile_cut)
     made, out, clusters = make_plan(q, k, v, config, layout)
     mask = plan_mask(made, layout.tokens)
     for head in range(2):
@@ -119,7 +119,7 @@ def test_tail_lowers_the_error_at_equal_density():
     q, k, v = video_qkv(8, 16, 16, heads=4, head_dim=128)
     error = {}
     for tail in ("off", "zero_order", "second_order"):
-        config = SVG2Config(top_p=0.6, min_keep=0.05, q_clusters=24, k_clusters=64, tail=tail)
+        config = SVG2Config(choose_by="top_p", top_p=0.6, min_keep=0.05, q_clusters=24, k_clusters=64, tail=tail)
         _, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
         error[tail] = stats.error
         assert stats.density.mean() < 0.35
@@ -134,7 +134,7 @@ def test_tail_is_exact_for_keys_without_spread():
     places = torch.randn(1, 1, 8, 64, generator=rng)
     labels = torch.arange(256) % 8
     k, v = places[:, :, labels], torch.randn(1, 1, 8, 64, generator=rng)[:, :, labels]
-    config = SVG2Config(top_p=0.3, min_keep=0.1, q_clusters=4, k_clusters=8)
+    config = SVG2Config(choose_by="top_p", top_p=0.3, min_keep=0.1, q_clusters=4, k_clusters=8)
     out, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT)
     assert stats.density.item() < 0.6
     torch.testing.assert_close(out, masked_attention(q, k, v, torch.tensor(True)).float(), atol=1e-5, rtol=1e-4)
