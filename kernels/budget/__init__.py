@@ -20,7 +20,7 @@ def spend(
     what is left is at most one part in RESOLUTION of it. Cells of one score are kept or left together.
 
     Args:
-        scores: [B, H, T, C] float32, not negative. One that is no number is not kept.
+        scores: [B, H, T, C] float32, not negative; one that is no number counts as 0.
         rows: [B, H, T] int32, query rows of each tile.
         cluster_sizes: [B, H, C] int32, keys of each cluster.
         budget: [B, H] int64, pairs of rows and keys.

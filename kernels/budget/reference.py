@@ -18,7 +18,7 @@ def spend(scores: Tensor, rows: Tensor, cluster_sizes: Tensor, budget: Tensor, a
         for j in range(h):
             # Floats that are not negative have the order of their bits; an empty cell costs nothing and is left out.
             cost = rows[i, j].long().unsqueeze(-1) * cluster_sizes[i, j].long()
-            bits = torch.where((cost > 0) & (scores[i, j] >= 0), scores[i, j].view(torch.int32), -1)
+            bits = torch.where(cost > 0, torch.where(scores[i, j] >= 0, scores[i, j].view(torch.int32), 0), -1)
             cluster_mask[i, j] = bits >= _threshold(bits, cost, budget[i, j])
             if at_least_one:
                 best = bits.argmax(-1, keepdim=True)  # the first of equals
