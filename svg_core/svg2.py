@@ -51,17 +51,18 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     start, length = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.cluster_sizes
 
     def part(b: int, heads: slice) -> Plan:
-        reads = cluster_mask[b, heads]
-        key_index, _ = pack_lists(
+        reads, keys = cluster_mask[b, heads], key_count[b, heads]
+        lists = pack_lists(
             permutation[b, heads],
             *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, length)),
+            keys,
             segment_mask=reads,
             prefix=layout.text_keys,
-            capacity=None if q.device.type == "cpu" else permutation.shape[2],
+            capacity=None if q.device.type == "cpu" else keys.numel() * permutation.shape[2],
             backend=call.backend,
         )
         skipped = None if tail is None else Tail(*(None if x is None else x[b : b + 1, heads] for x in tail), reads)
-        return Plan(list_of_head[:1, : len(key_index)], query_index[b, heads], key_index, key_count[b, heads], skipped)
+        return Plan(list_of_head[:1, : len(keys)], query_index[b, heads], *lists, keys, skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
         step = max(1, call.workspace_bytes // list_bytes(call))
