@@ -169,10 +169,10 @@ def _gather_attention_kernel(
             TAIL == 2, HEAD_DIM, BLOCK_M, TAIL_BLOCK_N, SPREAD_D, TAIL_STAGES, PRECISION,
         )  # fmt: skip
 
-    if WITH_LSE:
-        tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
     offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
     tl.store(out_ptr + offsets, (acc / l_i[:, None]).to(out_ptr.dtype.element_ty), mask=valid_m[:, None])
+    if WITH_LSE:
+        tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
 
 
 def passes(tail_order: int, apart: bool, with_lse: bool) -> list[dict]:
