@@ -41,9 +41,10 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call, state, key):
     # The last block may not be full: its gaps go to the end of the list.
     index = torch.where(index < 0, n, index).sort(-1).values.int()
     count = (index < n).sum(-1).int()
+    start = torch.arange(count.numel(), device=q.device).view_as(count) * index.shape[2]
     sets = torch.arange(b * h, dtype=torch.int32, device=q.device).view(b, h)
     tiles = rows.expand(b * h, -1, -1)
-    return whole(Plan(sets, tiles, index.clamp(max=n - 1), count), rows_of_tiles(tiles))
+    return whole(Plan(sets, tiles, index.flatten(), start, count), rows_of_tiles(tiles))
 
 
 def _means(x: Tensor, rows: Tensor) -> Tensor:

@@ -128,8 +128,8 @@ def _few_tiles(plan: Plan) -> Plan:
     if tail is not None:
         terms = (x if x is None else x[:, -1:] for x in (tail.k_mean, tail.k_variance, tail.v_mean, tail.log_size))
         tail = Tail(*terms, tail.cluster_mask[-1:, tiles])
-    lists = (x[last[0].long()][:, tiles] for x in (plan.query_index, plan.key_index, plan.key_count))
-    return Plan(torch.zeros_like(last), *lists, tail)
+    rows, *lists = (x[last[0].long()][:, tiles] for x in (plan.query_index, plan.key_start, plan.key_count))
+    return Plan(torch.zeros_like(last), rows, plan.key_index, *lists, tail)
 
 
 def _compare(out: Tensor, expected: Tensor, few: Plan) -> None:

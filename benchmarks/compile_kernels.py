@@ -104,6 +104,7 @@ CASES = (
         pointers(
             x="q k v out k_mean k_variance v_mean",
             i32="list_of_head query_index key_index key_count",
+            i64="key_start",
             fp32="lse log_size",
             u8="cluster_mask",
         ),
@@ -138,7 +139,7 @@ CASES = (
     Case(
         "pack",
         "_pack_lists_kernel",
-        pointers(i32="permutation start length index count", u8="segment_mask"),
+        pointers(i32="permutation start length count key_index", i64="key_start", u8="segment_mask"),
         variants=({"HAS_MASK": False}, {"HAS_MASK": True}),
         num_warps=1,
         **NO_HEADS,
@@ -179,7 +180,7 @@ def row_of(job: tuple) -> dict:
     }
     source = triton.compiler.ASTSource(
         fn=kernel,
-        signature={name: _type(name, case, dtype, constants) for name in kernel.arg_names},
+        signature={parameter.name: _type(parameter, case, dtype, constants) for parameter in kernel.params},
         constexprs=constants,
         attrs={
             (parameter.num,): [["tt.divisibility", 16]]
@@ -205,15 +206,15 @@ def row_of(job: tuple) -> dict:
     return row
 
 
-def _type(name: str, case: Case, dtype: str, constants: dict) -> str:
-    if name in constants:
+def _type(parameter, case: Case, dtype: str, constants: dict) -> str:
+    if parameter.name in constants:
         return "constexpr"
-    if name in case.pointers:
-        element = case.pointers[name]
+    if parameter.name in case.pointers:
+        element = case.pointers[parameter.name]
         return "*" + (dtype if element == "x" else element)
-    if name in case.floats:
+    if parameter.name in case.floats:
         return "fp32"
-    return "i64" if name.startswith("stride_") else "i32"
+    return parameter.annotation_type or "i32"
 
 
 def _resources(compiled, target: Target) -> dict:

@@ -23,7 +23,8 @@ class Tail:
         k_mean, v_mean: [B, H, C, D], of q's dtype or float32.
         k_variance: [B, H, C, D] likewise, or None for the zero-order tail.
         log_size: [B, H, C] float32, natural logarithm of a cluster's tokens; -inf for an empty one, which adds nothing.
-        cluster_mask: [L, T, C] bool, True where the tile reads the cluster's keys themselves.
+        cluster_mask: [L, T, C] bool, True where the tile reads the cluster's keys themselves. It is of the list set: heads
+            that share one skip the same clusters, each with means and sizes of its own.
     """
 
     k_mean: Tensor
@@ -43,14 +44,17 @@ class Plan:
     Attributes:
         list_of_head: [B, H] int32 in [0, L).
         query_index: [L, T, M] int32 token numbers of the rows, -1 where the tile is not full.
-        key_index: [L, T, K] int32 token numbers, no key twice in a tile; undefined beyond the list's end.
+        key_index: [n] int32 token numbers, all lists in any order, no key twice in a list. Tiles may share a list, and what
+            lies between two lists is never read.
+        key_start: [L, T] int64, where each tile's list begins in `key_index`.
         key_count: [L, T] int32, lengths of the lists.
-        tail: for keys in no list, or None to leave them out. Needs L = B * H.
+        tail: for keys in no list, or None to leave them out.
     """
 
     list_of_head: Tensor
     query_index: Tensor
     key_index: Tensor
+    key_start: Tensor
     key_count: Tensor
     tail: Tail | None = None
 

@@ -39,7 +39,7 @@ class Patterns:
     Attributes:
         query_index: [P, T, M] int32, query_index of the plan.
         rows_of_tiles: [P, T] int32, rows of each tile.
-        key_index, key_count: [P, T, K] and [P, T] int32, key lists of the plan.
+        key_index, key_start, key_count: key lists of the plan.
         rows: [S] int64, query rows that profile a head.
         windows: which keys these rows read; first all that are not masked, if some are.
     """
@@ -47,6 +47,7 @@ class Patterns:
     query_index: Tensor
     rows_of_tiles: Tensor
     key_index: Tensor
+    key_start: Tensor
     key_count: Tensor
     rows: Tensor
     windows: Windows
@@ -60,7 +61,7 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     sampled = exact_rows(q, k, v, patterns.rows, sm_scale=call.sm_scale, windows=patterns.windows, backend=call.backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
     pattern = (patterned - exact).norm(dim=(-2, -1)).argmin(-1).int()
-    lists = Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_count)
+    lists = Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_start, patterns.key_count)
     return whole(lists, patterns.rows_of_tiles, pattern)
 
 
@@ -71,8 +72,8 @@ def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable)
 def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     """Bytes that one call allocates at its peak, its output apart, for 16-bit q, k, v: the lists of both patterns."""
     tiles = -(-call.layout.video_tokens // call.block_m)
-    longest = max(band.longest for band in bands(call))
-    return 8 * tiles * (call.block_m + longest) + 8 * call.layout.tokens + head_dim * PROFILE_BYTES
+    listed = sum(band.listed for band in bands(call))
+    return 8 * tiles * call.block_m + 4 * listed + 8 * call.layout.tokens + head_dim * PROFILE_BYTES
 
 
 def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
@@ -114,11 +115,12 @@ def build_patterns(call: Call, device: torch.device, state: SparseState) -> Patt
         prefix = torch.full((1,), band.prefix, dtype=torch.int32, device=device)
         windows.append(Windows(rank.unsqueeze(0), prefix, begin[tile].unsqueeze(0), end[tile].unsqueeze(0)))
 
-    lists = (torch.stack(x) for x in (key_orders, starts, lengths))
-    key_index, key_count = pack_lists(*lists, capacity=max(band.longest for band in both), backend=call.backend)
-    query_index = torch.stack(query_index)
+    key_orders, starts, lengths, query_index = (torch.stack(x) for x in (key_orders, starts, lengths, query_index))
+    key_count = lengths.sum(-1, dtype=torch.int32)
+    listed = sum(band.listed for band in both)
+    lists = pack_lists(key_orders, starts, lengths, key_count, capacity=listed, backend=call.backend)
     windows = Windows(*map(torch.cat, zip(*windows, strict=True)))
-    return Patterns(query_index, rows_of_tiles(query_index), key_index, key_count, rows + layout.text_before, windows)
+    return Patterns(query_index, rows_of_tiles(query_index), *lists, key_count, rows + layout.text_before, windows)
 
 
 def _first_frame_first(order: Tensor, config: SVGConfig, layout: VideoLayout) -> Tensor:
@@ -143,7 +145,7 @@ class Band:
         prefix: keys at the front that every tile reads.
         half_width: of the band, in tokens.
         tile_ranges: first and end key position of the range of each tile.
-        longest: keys of the longest list.
+        listed: keys of all lists.
     """
 
     def __init__(self, config: SVGConfig, layout: VideoLayout, block_m: int, frame_stride: int):
@@ -152,7 +154,7 @@ class Band:
         self.prefix = layout.text_keys + (layout.frame_tokens if config.first_frame else 0)
         self.half_width = self._widest(1 - config.sparsity)
         self.tile_ranges = self._ranges(self.half_width)
-        self.longest = self.prefix + max(end - begin for begin, end in zip(*self.tile_ranges, strict=True))
+        self.listed = sum(self.prefix + end - begin for begin, end in zip(*self.tile_ranges, strict=True))
 
     def _ranges(self, half_width: int) -> tuple[list[int], list[int]]:
         n, begin, end = self.layout.video_tokens, [], []

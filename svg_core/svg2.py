@@ -9,6 +9,7 @@ Sol-Attn (arXiv 2607.24027); the second order in the spread of a cluster's keys,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -47,9 +48,8 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     query_index, row_labels = query_tiles(q, clusters, call)
     rows = rows_of_tiles(query_index)
     v_centroids = None if config.tail == "off" else v_moments(v[:, :, layout.video], clusters, call)
-    steered = state.get((key, "density")) if config.choose_by == "target_error" else None
     if config.by_error:
-        density = torch.full(rows.shape[:2], config.density, device=q.device) if steered is None else steered.density
+        density = _densities(rows, call, state, key)
         cluster_mask, count = choose_by_error(q, query_index, rows, clusters, v_centroids, density, call)
     else:
         cluster_mask, count = choose(clusters, row_labels, call)
@@ -57,7 +57,7 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     count, longest = count.sort(dim=-1, descending=True, stable=True)
     cluster_mask, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (cluster_mask, query_index))
     rows = rows.gather(2, longest)
-    key_count = torch.where(count > 0, count + layout.text_keys, 0)
+    key_count = torch.where(rows > 0, count + layout.text_keys, 0)
     videos, heads = rows.shape[:2]
     kept_fraction = cluster_mask.sum((-2, -1)) / ((rows > 0).sum(-1) * cluster_mask.shape[-1])
     list_of_head = torch.arange(videos * heads, dtype=torch.int32, device=q.device).view(videos, heads)
@@ -68,18 +68,19 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     start, length = clusters.keys.offsets[..., :-1] + layout.text_keys, clusters.keys.cluster_sizes
 
     def part(b: int, heads: slice) -> Plan:
-        reads = cluster_mask[b, heads]
-        key_index, _ = pack_lists(
+        reads, keys = cluster_mask[b, heads], key_count[b, heads]
+        lists = pack_lists(
             permutation[b, heads],
             *(x[b, heads].unsqueeze(1).expand_as(reads) for x in (start, length)),
+            keys,
             segment_mask=reads,
             prefix=layout.text_keys,
-            capacity=None if q.device.type == "cpu" else permutation.shape[2],
+            capacity=None if q.device.type == "cpu" else len(keys) * most_keys(call),
             backend=call.backend,
         )
         skipped = None if tail is None else Tail(*(None if x is None else x[b::videos, heads] for x in tail), reads)
-        sets = list_of_head[:1, : len(key_index)].expand(call.conditionings, -1)
-        return Plan(sets, query_index[b, heads], key_index, key_count[b, heads], skipped)
+        sets = list_of_head[:1, : len(keys)].expand(call.conditionings, -1)
+        return Plan(sets, query_index[b, heads], *lists, keys, skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
         step = max(1, call.workspace_bytes // list_bytes(call))
@@ -118,6 +119,17 @@ def _sharing(call: Call, key: Hashable) -> tuple[Call, Hashable]:
     return call, key if call.shared_key is None else call.shared_key
 
 
+def _densities(rows: Tensor, call: Call, state: SparseState, key: Hashable) -> Tensor:
+    """What each head is to compute, [V, H] float32: the same for all, or what their errors have led to."""
+    density = call.config.density
+    if call.config.choose_by == "target_error":
+        steered = state.get((key, "density"))
+        if steered is not None:
+            return steered.density
+        density = min(max(density, LOWEST), HIGHEST)
+    return torch.full(rows.shape[:2], density, device=rows.device)
+
+
 @dataclass(frozen=True)
 class Steered:
     """What the state keeps of a head's error for the next call: the density that should meet the target, [V, H] float32."""
@@ -137,8 +149,18 @@ def steer(density: Tensor, stats: AttentionStats, target: float) -> Tensor:
 
 
 def list_bytes(call: Call) -> int:
-    """Bytes of one head's key lists: at full length, since on a GPU the real one is not known without waiting."""
-    return 4 * _tiles(call) * (call.layout.video_tokens + call.layout.text_keys)
+    """Bytes of one head's key lists: the most they may have, since on a GPU what they have is not known without waiting."""
+    return 4 * most_keys(call)
+
+
+def most_keys(call: Call) -> int:
+    """Keys in all lists of one head, at most: what the budget pays for in full tiles, and one tile that is not full."""
+    layout, config, tiles = call.layout, call.config, _tiles(call)
+    every = tiles * layout.video_tokens
+    if config.by_error and config.tail != "off" and config.tile_cut == "full":
+        density = HIGHEST if config.choose_by == "target_error" else config.density
+        every = min(every, math.ceil(density * layout.tokens**2 / call.block_m) + layout.video_tokens)
+    return every + tiles * layout.text_keys
 
 
 def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:

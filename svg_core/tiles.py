@@ -63,7 +63,8 @@ def text_plan(call: Call, q: Tensor, state: SparseState) -> Planned:
     plan = Plan(
         list_of_head=torch.zeros(q.shape[:2], dtype=torch.int32, device=device),
         query_index=rows.unsqueeze(0),
-        key_index=keys.expand(1, len(rows), -1),
+        key_index=keys,
+        key_start=torch.zeros((1, len(rows)), dtype=torch.int64, device=device),
         key_count=torch.full((1, len(rows)), len(keys), dtype=torch.int32, device=device),
     )
     return whole(plan, rows_of_tiles(plan.query_index))

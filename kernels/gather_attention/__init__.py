@@ -91,8 +91,14 @@ def gather_attention(
 
 
 def _check_indices(plan: Plan, tokens: int) -> None:
-    """Raises a ValueError if an index is out of range; waits for the device."""
-    used = torch.arange(plan.key_index.shape[2], device=plan.key_index.device) < plan.key_count.unsqueeze(-1)
+    """Raises a ValueError if a list or an index is out of range; waits for the device."""
+    begin, end = plan.key_start.flatten(), (plan.key_start + plan.key_count).flatten()
+    entries = plan.key_index.numel()
+    if ((begin < 0) | (begin > end) | (end > entries)).any():
+        raise ValueError(f"gather_attention: lists go from {int(begin.min())} to {int(end.max())} of {entries} keys")
+    one = torch.ones_like(begin)
+    lists = begin.new_zeros(entries + 1).index_add_(0, begin, one).index_add_(0, end, -one).cumsum(0)
+    used = lists[:-1] > 0  # in how many lists an entry stands
     for name, index in (("query_index", plan.query_index[plan.query_index != -1]), ("key_index", plan.key_index[used])):
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < tokens:
             held = f"{int(index.min())} to {int(index.max())}"

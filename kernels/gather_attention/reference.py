@@ -11,18 +11,18 @@ from ..plan import SECOND_ORDER_CAP, Plan, Tail
 def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None) -> None:
     """See the contract; float32, tile by tile: gather, two matrix products."""
     rows_of_tile = (plan.query_index >= 0).sum(-1).tolist()
-    keys_of_tile = plan.key_count.tolist()
+    start_of_tile, keys_of_tile = plan.key_start.tolist(), plan.key_count.tolist()
     for b, sets in enumerate(plan.list_of_head.tolist()):
         for h, s in enumerate(sets):
             queries, keys, values = q[b, h], k[b, h], v[b, h]
             tail = None if plan.tail is None else _HeadTail(plan.tail, b, h, s)
-            for t, (n_rows, n_keys) in enumerate(zip(rows_of_tile[s], keys_of_tile[s], strict=True)):
+            for t, (n_rows, start, n_keys) in enumerate(zip(rows_of_tile[s], start_of_tile[s], keys_of_tile[s], strict=True)):
                 if n_rows == 0:
                     continue
                 row_index = plan.query_index[s, t]
                 if n_rows < row_index.shape[0]:
                     row_index = row_index[row_index >= 0]
-                key_index = plan.key_index[s, t, :n_keys]
+                key_index = plan.key_index[start : start + n_keys]
                 tile = queries.index_select(0, row_index).float() * sm_scale
                 scores = tile @ keys.index_select(0, key_index).float().T
                 if tail is not None:

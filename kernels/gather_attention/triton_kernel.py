@@ -18,9 +18,9 @@ LOG2_E = math.log2(math.e)
 VARYING = [
     "heads", "tiles", "clusters", "qk_scale", "second_order_scale", "second_order_cap",
     "stride_qb", "stride_qh", "stride_qn", "stride_kb", "stride_kh", "stride_kn", "stride_vb", "stride_vh", "stride_vn",
-    "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh", "stride_list",
+    "stride_ob", "stride_oh", "stride_on", "stride_lb", "stride_lh",
     # These begin where a group of heads does, aligned or not; nothing is read from them 16 bytes at a time.
-    "list_of_head_ptr", "key_count_ptr", "log_size_ptr", "cluster_mask_ptr",
+    "list_of_head_ptr", "key_index_ptr", "key_start_ptr", "key_count_ptr", "log_size_ptr", "cluster_mask_ptr",
 ]  # fmt: skip
 
 
@@ -108,7 +108,8 @@ def _gather_attention_kernel(
     lse_ptr,  # [B, H, N] float32
     list_of_head_ptr,  # [B, H] int32
     query_index_ptr,  # [L, T, BLOCK_M] int32
-    key_index_ptr,  # [L, T, K] int32, rows of stride_list
+    key_index_ptr,  # [n] int32
+    key_start_ptr,  # [L, T] int64
     key_count_ptr,  # [L, T] int32
     k_mean_ptr, k_variance_ptr, v_mean_ptr,  # [B, H, C, D] of q's dtype
     log_size_ptr,  # [B, H, C] float32
@@ -118,7 +119,7 @@ def _gather_attention_kernel(
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
     stride_vb: tl.int64, stride_vh: tl.int64, stride_vn: tl.int64,
     stride_ob: tl.int64, stride_oh: tl.int64, stride_on: tl.int64,
-    stride_lb: tl.int64, stride_lh: tl.int64, stride_list: tl.int64,
+    stride_lb: tl.int64, stride_lh: tl.int64,
     TAIL: tl.constexpr,  # 0 none, 1 zero order, 2 second order
     KEYS: tl.constexpr,  # whether this pass goes through the lists
     RESUME: tl.constexpr,  # whether an earlier pass left its result in out and lse
@@ -153,9 +154,10 @@ def _gather_attention_kernel(
     if KEYS:
         k_ptr += (b * stride_kb + h * stride_kh) * HEAD_DIM
         v_ptr += (b * stride_vb + h * stride_vh) * HEAD_DIM
+        key_index_ptr += tl.load(key_start_ptr + tile)
         count = tl.load(key_count_ptr + tile)
         acc, m_i, l_i = _attend_keys(
-            q, k_ptr, v_ptr, key_index_ptr + tile * stride_list, count, qk_scale, stride_kn, stride_vn, acc, m_i, l_i,
+            q, k_ptr, v_ptr, key_index_ptr, count, qk_scale, stride_kn, stride_vn, acc, m_i, l_i,
             HEAD_DIM, BLOCK_N, PRECISION,
         )  # fmt: skip
     if TAIL > 0:
@@ -167,10 +169,10 @@ def _gather_attention_kernel(
             TAIL == 2, HEAD_DIM, BLOCK_M, TAIL_BLOCK_N, SPREAD_D, TAIL_STAGES, PRECISION,
         )  # fmt: skip
 
-    if WITH_LSE:
-        tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
     offsets = (rows * stride_on * HEAD_DIM)[:, None] + offs_d[None, :]
     tl.store(out_ptr + offsets, (acc / l_i[:, None]).to(out_ptr.dtype.element_ty), mask=valid_m[:, None])
+    if WITH_LSE:
+        tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
 
 
 def passes(tail_order: int, apart: bool, with_lse: bool) -> list[dict]:
@@ -205,12 +207,12 @@ def launch_gather_attention(
     for constexprs in launches:
         _gather_attention_kernel[(tiles, h, b)](
             q, k, v, target, plan.key_count if lse is None else lse,
-            *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_count)),
+            *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_start, plan.key_count)),
             mean, variance, value, log_size, cluster_mask,
             h, tiles, 0 if tail is None else tail.k_mean.shape[2],
             sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, SECOND_ORDER_CAP * LOG2_E,
             *q_strides, *k_strides, *v_strides, *out_strides,
-            0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1), plan.key_index.shape[2],
+            0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1),
             **constexprs, HEAD_DIM=d, PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
             **config.constexprs | {"BLOCK_M": block_m}, **config.launch,
         )  # fmt: skip

@@ -1,9 +1,10 @@
-"""pack: token lists by cluster, and the packed key list of each tile."""
+"""pack: token lists by cluster, and the key lists of all tiles, end to end."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..backend import run
@@ -48,6 +49,7 @@ def pack_lists(
     permutation: Tensor,
     start: Tensor,
     length: Tensor,
+    count: Tensor,
     *,
     segment_mask: Tensor | None = None,
     prefix: int = 0,
@@ -56,20 +58,22 @@ def pack_lists(
 ) -> tuple[Tensor, Tensor]:
     """Joins segments of `p = permutation[l]` into one list a tile: p[:prefix], then p[start[l, t, s] :][: length[l, t, s]].
 
-    A tile that reads no segment reads no prefix either: its list is empty.
+    The lists stand end to end, in the order of l and t.
 
     Args:
         permutation: [L, N] int32, a permutation of the tokens per list set l.
         start: [L, T, S] int32 (may be expanded), where segment s begins in `permutation`.
         length: [L, T, S] int32 (may be expanded), 0 for a segment that tile t does not read.
+        count: [L, T] int32, the length of each list, prefix included; 0 for a tile that reads nothing, not even the prefix.
         segment_mask: [L, T, S] bool, False for a segment that tile t does not read; None for all.
         prefix: tokens at the front of `permutation` that every list begins with.
-        capacity: columns of the result; no list may be longer. Without it the longest list decides, which
-            waits for the device.
+        capacity: entries of the result; no more may be needed. Without it the sum of `count` decides, which waits for the
+            device. Lists that find no room are undefined, but nothing is written beyond.
         backend: "torch" or "triton".
 
     Returns:
-        index [L, T, capacity] int32, undefined beyond each list's end, and count [L, T] int32.
+        key_index [capacity] int32, undefined beyond the last list's end, and key_start [L, T] int64, where each list
+        begins in it: the sum of all counts before.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -79,6 +83,11 @@ def pack_lists(
             f"pack_lists: permutation {tuple(permutation.shape)}, start {tuple(start.shape)} and length {tuple(length.shape)} "
             "must be [L, N], [L, T, S] and [L, T, S]"
         )
+    if count.shape != start.shape[:2]:
+        raise ValueError(f"pack_lists: count {tuple(count.shape)} must be {tuple(start.shape[:2])}")
     if segment_mask is not None and segment_mask.shape != start.shape:
         raise ValueError(f"pack_lists: segment_mask {tuple(segment_mask.shape)} must be {tuple(start.shape)}")
-    return run("pack", "pack_lists", backend, permutation, start, length, segment_mask, prefix, capacity)
+    key_start = count.flatten().cumsum(0, dtype=torch.int64).view(count.shape) - count
+    capacity = int(count.sum()) if capacity is None else capacity
+    lists = (permutation, start, length, count, key_start, segment_mask, prefix, capacity)
+    return run("pack", "pack_lists", backend, *lists), key_start

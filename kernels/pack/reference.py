@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,32 +17,27 @@ def sort_by_label(labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
     return permutation.int(), offsets
 
 
-def lengths(length: Tensor, segment_mask: Tensor | None, prefix: int) -> Tensor:
-    """Length of each list, [L, T] int32."""
-    total = (length if segment_mask is None else length * segment_mask).sum(-1, dtype=torch.int32)
-    return torch.where(total > 0, total + prefix, 0)
-
-
 def pack_lists(
-    permutation: Tensor, start: Tensor, length: Tensor, segment_mask: Tensor | None, prefix: int, capacity: int | None
-) -> tuple[Tensor, Tensor]:
-    """See the contract."""
-    count = lengths(length, segment_mask, prefix)
+    permutation: Tensor,
+    start: Tensor,
+    length: Tensor,
+    count: Tensor,
+    key_start: Tensor,
+    segment_mask: Tensor | None,
+    prefix: int,
+    capacity: int,
+) -> Tensor:
+    """See the contract; key_index alone, of lists that begin at `key_start`."""
     if segment_mask is not None:
         length = length * segment_mask
     if prefix:  # a segment before the others
         front = (count > 0).int().unsqueeze(-1)
         start, length = torch.cat([0 * front, start], -1), torch.cat([prefix * front, length], -1)
-    sets, tiles, segments = length.shape
-    capacity = int(count.max()) if capacity is None else capacity
     per_segment = length.flatten().long()
     segment = torch.repeat_interleave(torch.arange(per_segment.numel(), device=permutation.device), per_segment)
     position = torch.arange(segment.numel(), device=permutation.device)
     inside_segment = position - (per_segment.cumsum(0) - per_segment)[segment]
-    per_tile = count.flatten().long()
-    tile = segment // segments
-    column = position - (per_tile.cumsum(0) - per_tile)[tile]
-    source = start.reshape(-1)[segment] + inside_segment + (tile // tiles) * permutation.shape[1]
-    index = torch.zeros(sets * tiles, capacity, dtype=torch.int32, device=permutation.device)
-    index[tile, column] = permutation.reshape(-1)[source]
-    return index.view(sets, tiles, capacity), count
+    row = segment // length[0].numel()
+    source = start.reshape(-1)[segment] + inside_segment + row * permutation.shape[1]
+    # Segments follow each other as the lists do, without a gap.
+    return F.pad(permutation.reshape(-1)[source], (0, capacity - position.numel()))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def joined(planned) -> Plan:
-    """The parts of what a planner made as one plan for all heads, without tails; lists are padded to one length."""
+    """The parts of what a planner made as one plan for all heads, without tails."""
     parts = [plan for _, plan in planned.parts]
-    length = max(plan.key_index.shape[2] for plan in parts)
-    lists = torch.cat([F.pad(plan.key_index, (0, length - plan.key_index.shape[2])) for plan in parts])
-    rows, counts = (torch.cat([getattr(plan, name) for plan in parts]) for name in ("query_index", "key_count"))
-    return Plan(planned.list_of_head, rows, lists, counts)
+    sizes = [len(plan.key_index) for plan in parts]
+    starts = torch.cat([plan.key_start + sum(sizes[:i]) for i, plan in enumerate(parts)])
+    lists = {name: torch.cat([getattr(plan, name) for plan in parts]) for name in ("query_index", "key_index", "key_count")}
+    return Plan(planned.list_of_head, key_start=starts, **lists)
 
 
 def plan_mask(plans: list, tokens: int) -> Tensor:
@@ -30,7 +30,7 @@ def plan_mask(plans: list, tokens: int) -> Tensor:
                 s = int(plan.list_of_head[i, j])
                 rows = plan.query_index[s, t]
                 rows = rows[rows >= 0].long()
-                keys = plan.key_index[s, t, : plan.key_count[s, t]].long()
+                keys = plan.key_index[plan.key_start[s, t] :][: plan.key_count[s, t]].long()
                 assert keys.unique().numel() == keys.numel(), "a key stands twice in a list"
                 seen += rows.tolist()
                 mask[i, j, rows.unsqueeze(1), keys] = True

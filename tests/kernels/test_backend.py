@@ -105,8 +105,8 @@ def test_a_gpu_whose_table_has_no_config_is_refused(card, monkeypatch):
 def test_a_failing_gather_kernel_is_raised_and_not_replaced_by_torchs_loop(card, launching):
     launching(RuntimeError("no ptxas"), "gather_attention")
     q = torch.zeros(1, 1, 16, 64)
-    index, heads = torch.arange(16, dtype=torch.int32).view(1, 1, 16), torch.zeros(1, 1, dtype=torch.int32)
-    plan = Plan(heads, index, index, torch.full((1, 1), 16, dtype=torch.int32))
+    index, zero = torch.arange(16, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int32)
+    plan = Plan(zero, index.view(1, 1, 16), index, zero.long(), zero + 16)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"kernel of gather_attention \(cpu, float32\) failed: RuntimeError: no ptxas"):
             gather_attention(q, q, q, plan, sm_scale=1.0, backend="triton")

@@ -41,7 +41,8 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0):
     count = reads.sum(-1, dtype=torch.int32)
     order_of_keys = torch.rand(reads.shape, generator=rng).masked_fill(~reads, 2).argsort(-1).int()
     beyond = torch.arange(n) >= count.unsqueeze(-1)
-    key_index = order_of_keys.masked_fill(beyond, 1 << 30)  # beyond a list's end: never to be read
+    key_index = order_of_keys.masked_fill(beyond, 1 << 30).flatten()  # between two lists: never to be read
+    key_start = torch.arange(count.numel()).view_as(count) * n
     tail = None
     if order:
         x, y = k.double().flatten(0, 1), v.double().flatten(0, 1)
@@ -53,7 +54,7 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0):
         heads = [None if z is None else z.view(b, h, c, d).to(device, dtype) for z in (mean, variance, value)]
         tail = Tail(*heads, size.float().log().view(b, h, c).to(device), cluster_mask.to(device))
     sets = torch.arange(b * h, dtype=torch.int32).view(b, h)
-    plan = Plan(*(x.to(device) for x in (sets, query_index, key_index, count)), tail)
+    plan = Plan(*(x.to(device) for x in (sets, query_index, key_index, key_start, count)), tail)
     return *(x.to(device) for x in (q, k, v)), plan
 
 
@@ -69,7 +70,7 @@ def exact(q, k, v, plan, sm_scale):
         mask_of_row = tail.cluster_mask.repeat_interleave(plan.query_index.shape[2], 1)
         rows = plan.query_index.flatten(1).long().remainder(n + 1).unsqueeze(-1)  # what is no row goes to a row of its own
         read = mask_of_row.new_zeros(len(rows), n + 1, more.shape[3]).scatter_(1, rows.expand_as(mask_of_row), mask_of_row)
-        more = more.masked_fill(read[:, :n].view_as(more), -math.inf)
+        more = more.masked_fill(read[plan.list_of_head.long(), :n], -math.inf)
         logits, v = torch.cat([logits, more], -1), torch.cat([v, tail.v_mean.double()], 2)
     return logits.softmax(-1) @ v, logits.logsumexp(-1)
 
@@ -129,7 +130,7 @@ def test_what_is_no_number_shows_beside_a_tail(bad, apart, backend, device, monk
     q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
     if backend == "triton":
         configure(monkeypatch, 64, device, tail_apart=apart)
-    k[0, 0, plan.key_index[0, 0, 0]] = bad
+    k[0, 0, plan.key_index[plan.key_start[0, 0]]] = bad
     out = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
     rows = plan.query_index[0, 0][plan.query_index[0, 0] >= 0]
     assert not out[0, 0, rows].isfinite().all(-1).any() and out[0, 1].isfinite().all()
@@ -143,6 +144,41 @@ def test_one_list_for_all_is_dense_attention(backend, device):
     atol = max(1e-5, 4 * product_eps(q.dtype, backend, device))
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, scale=0.1), atol=atol, rtol=1e-4)
     assert (shared.pairs() / n**2).tolist() == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize("order", [1, 2], ids=["zero-order", "second-order"])
+@pytest.mark.parametrize("apart", [False, True], ids=["one launch", "apart"])
+def test_batch_elements_share_lists_and_have_tails_of_their_own(apart, order, backend, device, monkeypatch):
+    """As cond and uncond may: which clusters a tile reads is of the list set, means and sizes are of the head."""
+    q, k, v, plan = make(2, 3, 300, 9, 64, 0.4, device, torch.float16, order)
+    if backend == "triton":
+        configure(monkeypatch, 64, device, tail_apart=apart)
+    tail = replace(plan.tail, cluster_mask=plan.tail.cluster_mask[:3])
+    assert not torch.equal(tail.log_size[0], tail.log_size[1])
+    firsts = {name: getattr(plan, name)[:3] for name in ("query_index", "key_start", "key_count")}
+    shared = replace(plan, list_of_head=plan.list_of_head[:1].expand(2, -1), tail=tail, **firsts)
+    assert_exact(q, k, v, shared, backend, with_lse=True)
+
+
+def test_lists_may_lie_anywhere(backend, device):
+    """End to end in any order, at any alignment; and tiles that read the same keys share one list."""
+    q, k, v, plan = make(2, 2, 300, 9, 64, 0.4, device, torch.float16, 2)
+    expected = gather_attention(q, k, v, plan, sm_scale=0.125, backend=backend)
+    starts, counts = plan.key_start.flatten().tolist(), plan.key_count.flatten().tolist()
+    lists, start, where = [torch.full((3,), 1 << 30, dtype=torch.int32, device=device)], {}, 3
+    for tile in torch.randperm(len(counts), generator=torch.Generator().manual_seed(0)).tolist():
+        lists.append(plan.key_index[starts[tile] :][: counts[tile]])
+        start[tile], where = where, where + counts[tile]
+    assert any(first % 4 for first in start.values())
+    key_start = torch.tensor([start[tile] for tile in range(len(counts))], device=device).view_as(plan.key_start)
+    packed = replace(plan, key_index=torch.cat(lists), key_start=key_start)
+    assert torch.equal(gather_attention(q, k, v, packed, sm_scale=0.125, backend=backend), expected)
+    packed = replace(plan, key_index=torch.cat(lists)[3:], key_start=key_start - 3)
+    assert torch.equal(gather_attention(q, k, v, packed, sm_scale=0.125, backend=backend), expected)
+
+    once = replace(plan, key_start=plan.key_start[:, :1].expand_as(plan.key_start), tail=None)
+    once = replace(once, key_count=plan.key_count[:, :1].expand_as(plan.key_count))
+    assert_exact(q, k, v, once, backend, with_lse=True)
 
 
 def test_memory_order_does_not_matter_and_out_is_written_at_its_own_place(view, backend, device):
@@ -164,9 +200,14 @@ def test_large_logits_do_not_overflow(backend, device):
 def test_work_counts_pairs_and_padding():
     rows = torch.full((1, 2, 4), -1, dtype=torch.int32)
     rows[0, 0], rows[0, 1, 0] = torch.arange(4), 4
-    plan = Plan(torch.zeros(1, 1, dtype=torch.int32), rows, torch.zeros(1, 2, 5, dtype=torch.int32), torch.tensor([[3, 5]]))
+    sets, keys = torch.zeros(1, 1, dtype=torch.int32), torch.arange(8, dtype=torch.int32)
+    plan = Plan(sets, rows, keys, torch.tensor([[0, 3]]), torch.tensor([[3, 5]]))
     assert plan.pairs().item() == 4 * 3 + 1 * 5
     assert plan.pairs(4, 4).item() == 4 * 4 + 4 * 8
+
+
+def _shift(plan, entries):
+    return replace(plan, key_start=plan.key_start + entries)
 
 
 BAD = {
@@ -175,6 +216,9 @@ BAD = {
     "heads": (lambda q, k, v, plan: (q[:, :1], k[:, :1], v[:, :1], plan), r"heads \(1, 2\), q has \(1, 1\)"),
     "devices": (lambda q, k, v, plan: (q.to("meta"), k, v, plan), "meta"),
     "head_dim": (lambda q, k, v, plan: (q[..., :48], k[..., :48], v[..., :48], plan), "head_dim 48"),
+    "list begins too early": (lambda q, k, v, plan: (q, k, v, _shift(plan, -1)), "lists go from -1 to"),
+    "list ends too late": (lambda q, k, v, plan: (q, k, v, replace(plan, key_index=plan.key_index[:9])), "of 9 keys"),
+    "key out of range": (lambda q, k, v, plan: (q, k, v, _shift(plan, 1)), "key_index holds .* to 1073741824, .* 0 to 62"),
     "row out of range": (lambda q, k, v, plan: (*(x[:, :, :40].contiguous() for x in (q, k, v)), plan), "62.*0 to 39"),
 }
 

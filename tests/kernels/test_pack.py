@@ -42,21 +42,30 @@ def plain(permutation, start, length, prefix=0):
     return [[one(row, *tile) for tile in zip(*tiles, strict=True)] for row, *tiles in sets]
 
 
-def lists(index, count):
-    assert index.dtype == count.dtype == torch.int32
-    pairs = (zip(*row, strict=True) for row in zip(index.tolist(), count.tolist(), strict=True))
-    return [[entries[:n] for entries, n in row] for row in pairs]
+def count_of(length, chosen=True, prefix=0):
+    """Length of each list, [L, T] int32."""
+    total = (length * chosen).sum(-1, dtype=torch.int32)
+    return torch.where(total > 0, total + prefix, 0)
 
 
-@pytest.mark.parametrize("capacity", [None, 1003], ids=["no-capacity", "capacity"])
+def lists(index, start, count):
+    """As `plain` gives them; every list must begin where the one before it ends."""
+    assert index.dtype == torch.int32 and start.dtype == torch.int64
+    assert start.flatten().tolist() == [0, *count.flatten().cumsum(0).tolist()][:-1]
+    rows = (zip(*row, strict=True) for row in zip(start.tolist(), count.tolist(), strict=True))
+    return [[index[first:][:n].tolist() for first, n in row] for row in rows]
+
+
+@pytest.mark.parametrize("capacity", [None, 7003], ids=["no-capacity", "capacity"])
 @pytest.mark.parametrize("sets, n, tiles, segments, share", SHAPES)
 def test_matches_plain_slicing(sets, n, tiles, segments, share, capacity, backend, device, poisoned):
     permutation, start, length, chosen = inputs(sets, n, tiles, segments, share, device)
     length = length * chosen
     assert start.stride(1) == 0 or tiles == 1
-    index, count = pack_lists(permutation, start, length, capacity=capacity, backend=backend)
-    assert lists(index, count) == plain(permutation, start, length)
-    assert index.shape[2] == (capacity or count.max())
+    count = count_of(length)
+    index, key_start = pack_lists(permutation, start, length, count, capacity=capacity, backend=backend)
+    assert lists(index, key_start, count) == plain(permutation, start, length)
+    assert index.shape == (capacity or count.sum(),)
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 130])
@@ -64,17 +73,37 @@ def test_matches_plain_slicing(sets, n, tiles, segments, share, capacity, backen
 def test_kept_segments_after_a_prefix(sets, n, tiles, segments, share, prefix, backend, device, poisoned):
     """As SVG2 asks: lengths that all tiles share, and a prefix (the text) that each list begins with but an empty one."""
     permutation, start, length, chosen = inputs(sets, n, tiles, segments, share, device)
-    made = pack_lists(
-        *(permutation, start, length), segment_mask=chosen, prefix=min(prefix, n), capacity=1000 + prefix, backend=backend
-    )
-    assert lists(*made) == plain(permutation, start, length * chosen, prefix)
+    prefix = min(prefix, n)
+    count = count_of(length, chosen, prefix)
+    made = pack_lists(permutation, start, length, count, segment_mask=chosen, prefix=prefix, capacity=7000, backend=backend)
+    assert lists(*made, count) == plain(permutation, start, length * chosen, prefix)
 
 
 def test_memory_order_does_not_matter(backend, device):
     permutation, start, length, chosen = inputs(2, 111, 3, 7, 0.5, device)
-    *turned, mask = [x.mT.contiguous().mT for x in (permutation, start, length, chosen)]
-    made = pack_lists(*turned, segment_mask=mask, capacity=111, backend=backend)
-    assert lists(*made) == plain(permutation, start, length * chosen)
+    count = count_of(length, chosen)
+    *turned, mask = [x.mT.contiguous().mT for x in (permutation, start, length, count, chosen)]
+    made = pack_lists(*turned, segment_mask=mask, capacity=700, backend=backend)
+    assert lists(*made, count) == plain(permutation, start, length * chosen)
+
+
+@pytest.mark.parametrize("prefix", [0, 40])
+@pytest.mark.parametrize("capacity", [0, 1, 100, 300, 700])
+def test_writes_nothing_beyond_the_capacity(capacity, prefix, backend, device, monkeypatch):
+    """Lists that find no room are not there; those before them are whole."""
+    permutation, start, length, chosen = inputs(2, 111, 3, 7, 0.9, device)
+    around, empty = torch.full((capacity + 2000,), -7, dtype=torch.int32, device=device), torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: around[1000:-1000] if a == (capacity,) else empty(*a, **k))
+    count = count_of(length, chosen, prefix)
+    assert count.sum() > 300
+    index, key_start = pack_lists(
+        permutation, start, length, count, segment_mask=chosen, prefix=prefix, capacity=capacity, backend=backend
+    )
+    assert index.shape == (capacity,) and (around[:1000] == -7).all() and (around[len(around) - 1000 :] == -7).all()
+    expected = plain(permutation, start, length * chosen, prefix)
+    whole = [(row, tile) for row, tile in (key_start + count <= capacity).nonzero().tolist()]
+    found = lists(index, key_start, count)
+    assert all(found[row][tile] == expected[row][tile] for row, tile in whole)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,7 +113,8 @@ def test_any_lengths(lengths, seed, backend, device):
     permutation = torch.randperm(40, generator=rng).int().view(1, -1).to(device)
     length = torch.tensor([lengths], dtype=torch.int32, device=device)
     start = torch.randint(0, 31, length.shape, generator=rng, dtype=torch.int32).to(device)
-    assert lists(*pack_lists(permutation, start, length, capacity=40, backend=backend)) == plain(permutation, start, length)
+    made = pack_lists(permutation, start, length, count_of(length), capacity=200, backend=backend)
+    assert lists(*made, count_of(length)) == plain(permutation, start, length)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,8 +138,11 @@ def test_rejects_no_clusters():
 
 def test_rejects_bad_shapes(backend):
     permutation, start, length, _ = inputs(2, 111, 3, 7, 0.5, "cpu")
+    count = count_of(length)
     for arguments in [(permutation[:1], start, length), (permutation, start[:, :2], length), (permutation[0], start, length)]:
         with pytest.raises(ValueError, match=r"must be \[L, N\]"):
-            pack_lists(*arguments, backend=backend)
+            pack_lists(*arguments, count, backend=backend)
+    with pytest.raises(ValueError, match=r"count \(2, 2\) must be \(2, 3\)"):
+        pack_lists(permutation, start, length, count[:, :2], backend=backend)
     with pytest.raises(ValueError, match=r"segment_mask \(2, 3, 6\) must be \(2, 3, 7\)"):
-        pack_lists(permutation, start, length, segment_mask=torch.ones(2, 3, 6, dtype=torch.bool), backend=backend)
+        pack_lists(permutation, start, length, count, segment_mask=torch.ones(2, 3, 6, dtype=torch.bool), backend=backend)

@@ -54,7 +54,7 @@ def plan_of_text(config, layout, block_m):
 def plan_of_pattern(config, layout, pattern, block_m):
     patterns = build_patterns(call_of(config, layout, block_m), torch.device("cpu"), SparseState())
     sets = torch.full((1, 1), pattern, dtype=torch.int32)
-    return Plan(sets, patterns.query_index, patterns.key_index, patterns.key_count), patterns
+    return Plan(sets, patterns.query_index, patterns.key_index, patterns.key_start, patterns.key_count), patterns
 
 
 @pytest.mark.parametrize("first_frame", [True, False], ids=["first-frame", "no-first-frame"])

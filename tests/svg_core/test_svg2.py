@@ -29,8 +29,9 @@ def make_plan(q, k, v, config, layout, block_m=16):
             gather_attention(q[where], k[where], v[where], part, sm_scale=call.sm_scale, out=out[where])
         made.append(joined(planned))
         assert torch.equal(made[-1].pairs(), planned.pairs())
-        lists = (*vars(made[-1]).values(), planned.rows, planned.key_count)
-        assert {x.dtype for x in lists if x is not None} == {torch.int32}  # another type would compile another kernel
+        types = {name: x.dtype for name, x in vars(made[-1]).items() if x is not None}  # others would compile another kernel
+        assert types.pop("key_start") == torch.int64 and set(types.values()) == {torch.int32}
+        assert planned.rows.dtype == planned.key_count.dtype == torch.int32
     clusters, _ = update_clusters(q, k, call, None, final=True)
     return made, out, clusters
 
