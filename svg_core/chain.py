@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..kernels.bins import bins
 from ..kernels.pack import ClusterAssignment, sort_by_label
 
 BINS = 8  # of a cluster's rows along the chain; exact order is better by 1 % of the error only
@@ -41,25 +42,25 @@ def put_in_order(assignment: ClusterAssignment, mean: Tensor, order: Tensor) -> 
     return sort_by_label(labels, mean.shape[2]), mean.gather(2, order.unsqueeze(-1).expand_as(mean))
 
 
-def along(x: Tensor, assignment: ClusterAssignment, mean: Tensor, metric: Tensor) -> Tensor:
+def along(x: Tensor, assignment: ClusterAssignment, mean: Tensor, metric: Tensor, backend: str) -> Tensor:
     """The rows of each cluster in the order of the chain, from the side of the cluster before to that of the cluster after.
+
+    The line from the cluster before to the one after, by the metric, is cut into BINS bins.
 
     Args:
         x: [B, H, N, D].
         assignment: of the rows, clusters numbered along the chain.
         mean: [B, H, C, D] float32.
         metric: [B, H, D, D].
+        backend: "torch" or "triton".
 
     Returns:
         [B, H, N] int32, the assignment's permutation with each cluster's rows in this order.
     """
     clusters = mean.shape[2]
     places = torch.arange(clusters, device=x.device)
-    axis = mean[:, :, (places + 1).clamp(max=clusters - 1)] - mean[:, :, (places - 1).clamp(min=0)]
-    across = axis @ metric
-    scale = BINS / (axis * across).sum(-1).clamp(min=1e-30)
-    across, labels = across * scale.unsqueeze(-1), assignment.labels.long()
-    offset = BINS / 2 - (mean * across).sum(-1)
-    position = (x.float() * across.gather(2, labels.unsqueeze(-1).expand_as(x))).sum(-1) + offset.gather(2, labels)
-    bins = assignment.labels * BINS + position.clamp(0, BINS - 1).int()
-    return sort_by_label(bins, clusters * BINS).permutation
+    line = mean[:, :, (places + 1).clamp(max=clusters - 1)] - mean[:, :, (places - 1).clamp(min=0)]
+    axis = line @ metric
+    axis = axis * (BINS / (line * axis).sum(-1, keepdim=True).clamp(min=1e-30))
+    offset = BINS / 2 - (mean * axis).sum(-1)
+    return sort_by_label(bins(x, assignment.labels, axis, offset, BINS, backend=backend), clusters * BINS).permutation

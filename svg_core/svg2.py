@@ -138,14 +138,15 @@ class Steered:
 
 
 def steer(density: Tensor, stats: AttentionStats, target: float) -> Tensor:
-    """The density [V, H] at which a head's error should meet the target, by what it was at this one.
+    """The density [V, H] that brings a head's error towards the target, from what it was at this one.
 
-    Over the densities that are allowed, error falls about as fast as density rises, so their product is kept.
+    Error falls about with the first to the third power of density: by the square root of what is wanted no head swings, and
+    most arrive in two steps.
     """
     error = stats.error.unflatten(0, (-1, len(density))).mean(0)
-    wanted = density * (error / target)
-    limited = stats.dense.unflatten(0, (-1, len(density))).any(0)  # by max_error: its sparse error is not known here
-    return torch.where(limited | ~wanted.isfinite(), HIGHEST, wanted).clamp(LOWEST, HIGHEST)
+    wanted = density * (error / target).sqrt()
+    unknown = stats.dense.unflatten(0, (-1, len(density))).any(0) | ~wanted.isfinite()  # max_error leaves no sparse error
+    return torch.where(unknown, HIGHEST, wanted).clamp(LOWEST, HIGHEST)
 
 
 def list_bytes(call: Call) -> int:
@@ -267,7 +268,7 @@ def query_tiles(q: Tensor, clusters: Clusters, call: Call) -> tuple[Tensor, Tens
     queries, at_borders = clusters.queries, call.config.tile_cut == "cluster"
     if clusters.metric is not None:
         lead = q[: len(clusters.q_mean), :, call.layout.video]
-        queries = queries._replace(permutation=along(lead, queries, clusters.q_mean, clusters.metric))
+        queries = queries._replace(permutation=along(lead, queries, clusters.q_mean, clusters.metric, call.backend))
     order = _align_to_clusters(queries, call.block_m) if at_borders else queries.permutation
     rows = split_into_tiles(order, call.block_m)
     row_labels = queries.labels.gather(2, order.clamp(min=0).long())

@@ -23,7 +23,9 @@ CONFIGS = [
     pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20), id="svg2"),
     pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20, tail="off", score_every=3), id="svg2-no-tail"),
     pytest.param(SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20), id="svg2-top-p"),
-    pytest.param(SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"),
+    pytest.param(
+        SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"
+    ),
 ]
 EVERYTHING = [
     pytest.param(SVGConfig(sparsity=0), id="svg"),
@@ -173,7 +175,10 @@ def test_what_is_not_finite_is_told_apart_by_dense_attention_and_passes_no_limit
 def test_kept_is_the_share_of_clusters_that_tiles_read():
     q, k, v = video_qkv(4, 9, 7, heads=2, head_dim=64, text=9)
     cut = {"q_clusters": 10, "k_clusters": 20, "tile_cut": "cluster"}
-    for config, expected in ((SVG2Config(choose_by="top_p", top_p=1.0, **cut), 1.0), (SVG2Config(top_p=1e-6, min_keep=0.15, **cut), 0.15)):
+    for config, expected in (
+        (SVG2Config(choose_by="top_p", top_p=1.0, **cut), 1.0),
+        (SVG2Config(choose_by="top_p", top_p=1e-6, min_keep=0.15, **cut), 0.15),
+    ):
         _, stats = sparse_attention(q, k, v, config=config, layout=LAYOUT)
         torch.testing.assert_close(stats.kept_fraction, torch.full((1, 2), expected))
     assert sparse_attention(q, k, v, config=SVGConfig(), layout=LAYOUT)[1].kept_fraction is None
@@ -211,7 +216,7 @@ def test_a_state_of_another_device_or_shape_is_not_used(device, tokens):
     config = SVG2Config(q_clusters=10, k_clusters=20, kmeans_init_iters=3)
     expected, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT)
     state, means = SparseState(), [torch.zeros(1, 2, n, 64, device=device) for n in (10, 20)]
-    state.put(0, ClusterState(*means, None, None, tokens, 3, 1))
+    state.put(0, ClusterState(*means, None, None, None, tokens, 3, 1, True, None))
     out, _ = sparse_attention(q, k, v, config=config, layout=LAYOUT, state=state, key=0)
     assert torch.equal(out, expected) and state.get(0).q_mean.device == q.device and state.get(0).tokens == 252
 

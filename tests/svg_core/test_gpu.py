@@ -17,7 +17,9 @@ LAYOUT = VideoLayout(9, 30, 52, text_after=40)
 CONFIGS = [
     pytest.param(SVGConfig(sparsity=0.6), id="svg"),
     pytest.param(SVG2Config(choose_by="top_p", top_p=0.8, q_clusters=50, k_clusters=150), id="svg2"),
-    pytest.param(SVG2Config(choose_by="top_p", top_p=0.8, q_clusters=50, k_clusters=150, tail="off", tile_cut="cluster"), id="svg2-paper"),
+    pytest.param(
+        SVG2Config(choose_by="top_p", top_p=0.8, q_clusters=50, k_clusters=150, tail="off", tile_cut="cluster"), id="svg2-paper"
+    ),
 ]
 
 
@@ -46,7 +48,9 @@ def test_a_call_never_waits_for_the_gpu(config, masked, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
-    "config", [SVGConfig(sparsity=0), SVG2Config(choose_by="top_p", top_p=1.0, q_clusters=50, k_clusters=150)], ids=["svg", "svg2"]
+    "config",
+    [SVGConfig(sparsity=0), SVG2Config(choose_by="top_p", top_p=1.0, q_clusters=50, k_clusters=150)],
+    ids=["svg", "svg2"],
 )
 def test_everything_chosen_is_dense_attention(config, head_dim, dtype):
     """Within 8 roundings of the dtype (TF32 rounds float32 as float16) at the size of the values."""
@@ -71,7 +75,9 @@ def test_two_calls_are_equal_with_half_the_workspace_too(config):
 @pytest.mark.parametrize("recluster_every", [1, 3])
 def test_a_state_in_host_memory_changes_nothing_but_memory(recluster_every):
     """Layers in turn, step after step, as a model calls them; equal bit for bit, with less memory on the GPU."""
-    config = SVG2Config(choose_by="top_p", top_p=0.8, q_clusters=200, k_clusters=600, kmeans_init_iters=4, recluster_every=recluster_every)
+    config = SVG2Config(
+        choose_by="top_p", top_p=0.8, q_clusters=200, k_clusters=600, kmeans_init_iters=4, recluster_every=recluster_every
+    )
     layers = [inputs(128, torch.bfloat16) for _ in range(3)]
 
     def run(budget_bytes):

@@ -102,7 +102,13 @@ def test_any_layout_gives_a_sound_plan(layout, clusters, top_p, min_keep, tile_c
     if degenerate:  # all tokens equal: one cluster takes them all, the others stay empty
         q, k = torch.ones_like(q), torch.ones_like(k)
     config = SVG2Config(
-        top_p=top_p, min_keep=min_keep, q_clusters=clusters[0], k_clusters=clusters[1], tile_cut=tile_cut, kmeans_init_iters=2
+        choose_by="top_p",
+        top_p=top_p,
+        min_keep=min_keep,
+        q_clusters=clusters[0],
+        k_clusters=clusters[1],
+        tile_cut=tile_cut,
+        kmeans_init_iters=2,
     )
     made, out, _ = make_plan(q, k, v, config, layout)
     mask = plan_mask(made, layout.tokens)  # every row in one tile, no key twice
