@@ -26,8 +26,8 @@ class WrongResult(RuntimeError):
 
 
 def svg2_config(shape: Shape, density: float | None = None, **settings) -> SVG2Config:
-    """SVG2 with the shape's clusters; at a density, every tile reads that share of them, the most important ones."""
-    share = {} if density is None else {"top_p": 1e-3, "min_keep": density}
+    """SVG2 with the shape's clusters, at a density if one is given."""
+    share = {} if density is None else {"density": density}
     clusters = {"q_clusters": shape.q_clusters, "k_clusters": shape.k_clusters, "kmeans_init_iters": 2}
     return SVG2Config(**{**clusters, **share, **settings})
 

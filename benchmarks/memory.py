@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from calls import call_options, methods
 from device import interleaved, on_gpu
@@ -22,7 +23,7 @@ def estimated(shape: Shape, config, batch: int = 1) -> dict:
     method = METHODS[type(config)]
     return {
         "estimated_bytes": method.call_bytes(call, *size),
-        "state_bytes": shape.layers * BRANCHES * method.state_bytes(call, *size),
+        "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=BRANCHES), BRANCHES * batch, *size[1:]),
     }
 
 

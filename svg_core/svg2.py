@@ -27,7 +27,7 @@ from ..kernels.score import score
 from ..kernels.select import select
 from .call import Call
 from .chain import along
-from .clusters import Clusters, joined, update_clusters
+from .clusters import ALIKE_TOKENS, Clusters, joined, update_clusters
 from .planned import Planned, rows_of_tiles
 from .state import SparseState
 from .stats import AttentionStats
@@ -185,9 +185,10 @@ def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
 
 
 def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
-    """Bytes that one layer keeps from call to call for one conditioning, for 16-bit q and k."""
+    """Bytes that one layer keeps from call to call for a batch, for 16-bit q and k: its videos' clusters, once each."""
+    videos = batch // (call.conditionings if call.config.by_error else 1)
     labels = 4 * call.layout.video_tokens if call.config.recluster_every > 1 else 0
-    return batch * heads * (2 * sum(_clusters(call)) * head_dim + labels)
+    return videos * heads * (2 * (sum(_clusters(call)) + ALIKE_TOKENS) * head_dim + labels)
 
 
 def can_split(call: Call) -> bool:
