@@ -96,6 +96,11 @@ def attention_passes(config) -> list[dict]:
     return list({str(one): one for launches in made for one in launches}.values())
 
 
+def score_variants(config) -> list[dict]:
+    """With and without variances, for tiles of which all rows are scored, and every second one."""
+    return [{"HAS_VARIANCE": on, "ROWS": rows} for on in (False, True) for rows in (config.block_m, config.block_m // 2)]
+
+
 NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
 CASES = (
     Case(
@@ -115,7 +120,8 @@ CASES = (
     Case(
         "assign",
         "_pad_centroids_kernel",
-        pointers(x="padded", fp32="centroids half_norm"),
+        pointers(x="padded", fp32="centroids metric half_norm"),
+        variants=({"HAS_METRIC": False}, {"HAS_METRIC": True}),
         matrix=False,
     ),
     Case(
@@ -131,6 +137,35 @@ CASES = (
         pointers(x="q k v", i64="rows", i32="rank prefix begin end", fp32="acc max sum"),
         floats=("qk_scale",),
         variants=({"HAS_WINDOWS": False}, {"HAS_WINDOWS": True}),
+    ),
+    Case(
+        "score",
+        "_score_kernel",
+        pointers(x="q mean variance", i32="rows", fp32="log2_size worth score"),
+        floats=("qk_scale", "second_order_scale", "most_spread"),
+        variants=score_variants,
+    ),
+    Case(
+        "score",
+        "_pad_clusters_kernel",
+        pointers(x="mean variance", fp32="k_mean k_variance log_size v_spread log2_size worth"),
+        floats=("square_scale",),
+        variants=({"HAS_VARIANCE": False}, {"HAS_VARIANCE": True}),
+        matrix=False,
+    ),
+    Case(
+        "budget",
+        "_threshold_kernel",
+        pointers(fp32="scores", i32="rows sizes threshold", i64="budget"),
+        num_warps=8,
+        **NO_HEADS,
+    ),
+    Case(
+        "budget",
+        "_keep_kernel",
+        pointers(fp32="scores", i32="rows sizes threshold count", u8="cluster_mask"),
+        variants=({"AT_LEAST_ONE": False}, {"AT_LEAST_ONE": True}),
+        **NO_HEADS,
     ),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
     Case(

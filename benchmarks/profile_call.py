@@ -30,6 +30,8 @@ PARTS = {
     "k-means: centroids": "_centroids_kernel",
     "k-means: sort": "sort|radix|searchsorted",
     "choice: select": "_select_kernel|_tile_mass",
+    "choice: score": "_score_kernel|_pad_clusters",
+    "choice: budget": "_threshold_kernel|_keep_kernel",
     "choice: lists": "_pack_lists",
     "profiling": "_exact_rows",
     "products": "gemm|cutlass|nvjet|::mm|bmm",

@@ -17,9 +17,11 @@ BLOCK_ROWS = 16  # centroids of a program that rounds them; every block_n is a m
 @triton.jit(do_not_specialize=["n_clusters"])
 def _pad_centroids_kernel(
     centroids_ptr,  # [B * H, C, D]
+    metric_ptr,  # [B * H, D, D] float32, read if HAS_METRIC
     padded_ptr,  # [B * H, C in whole blocks, D] of the tokens' dtype, negated
     half_norm_ptr,  # [B * H, C in whole blocks] float32
     n_clusters,
+    HAS_METRIC: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
@@ -27,11 +29,23 @@ def _pad_centroids_kernel(
     columns = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     offs_d = tl.arange(0, HEAD_DIM)
     rows = bh * n_clusters + tl.minimum(columns, n_clusters - 1)
-    padded = tl.load(centroids_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :]).to(padded_ptr.dtype.element_ty)
+    centroids_ptr += rows[:, None] * HEAD_DIM
+    centroids = tl.load(centroids_ptr + offs_d[None, :])
+    transformed = centroids
+    if HAS_METRIC:  # exact float32 products, whatever torch is told to do with its own
+        transformed = tl.zeros([BLOCK_ROWS, HEAD_DIM], tl.float32)
+        metric_ptr += bh * HEAD_DIM * HEAD_DIM
+        for start in range(0, HEAD_DIM, BLOCK_ROWS):
+            offs = start + tl.arange(0, BLOCK_ROWS)
+            part = tl.load(centroids_ptr + offs[None, :]).to(tl.float32)
+            metric = tl.load(metric_ptr + offs[:, None] * HEAD_DIM + offs_d[None, :])
+            transformed = tl.dot(part, metric, transformed, input_precision="ieee")
+    padded = transformed.to(padded_ptr.dtype.element_ty)
     cells = bh * tl.num_programs(0) * BLOCK_ROWS + columns
     tl.store(padded_ptr + cells[:, None] * HEAD_DIM + offs_d[None, :], -padded)
     rounded = padded.to(tl.float32)
-    tl.store(half_norm_ptr + cells, 0.5 * tl.sum(rounded * rounded, axis=1))
+    other = centroids.to(tl.float32) if HAS_METRIC else rounded
+    tl.store(half_norm_ptr + cells, 0.5 * tl.sum(other * rounded, axis=1))
 
 
 @triton.jit(do_not_specialize=["n_heads", "n_tokens", "n_blocks", "block_bits", "stride_xb", "stride_xh", "stride_xn"])
@@ -83,7 +97,11 @@ def _assign_kernel(
 
 
 def launch_assign(x: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
-    """See the contract; centroids are rounded to x's dtype, and columns beyond the last repeat it, so they never win."""
+    """See the contract; centroids are rounded to x's dtype, and columns beyond the last repeat it, so they never win.
+
+    With a metric M they are those times M, and 0.5 |x|^2 stands for 0.5 x^T M x: as M's eigenvalues are at most 1, what the
+    kernel compares is still not negative.
+    """
     (b, h, n, d), n_clusters = x.shape, centroids.shape[2]
     config = tile_config("assign", d, x.device, x.dtype)
     n_blocks = triton.cdiv(n_clusters, config.block_n)
@@ -92,8 +110,9 @@ def launch_assign(x: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor
     labels = torch.empty((b, h, n), dtype=torch.int32, device=x.device)
     x, strides = token_rows(x)
     _pad_centroids_kernel[(padded.shape[2] // BLOCK_ROWS, b * h)](
-        centroids.contiguous(), padded, half_norm, n_clusters, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS, **FUSED
-    )
+        centroids.contiguous(), centroids if metric is None else metric.contiguous(), padded, half_norm, n_clusters,
+        HAS_METRIC=metric is not None, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS, **FUSED,
+    )  # fmt: skip
     _assign_kernel[(triton.cdiv(n, config.block_m), b * h)](
         x, padded, half_norm, labels,
         h, n, n_blocks, triton.next_power_of_2(n_blocks) - 1,

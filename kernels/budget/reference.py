@@ -7,7 +7,8 @@ from torch import Tensor
 
 from . import RESOLUTION
 
-ABOVE_ALL = 0x7F800000  # the bits of infinity: no score reaches it
+ABOVE_ALL = 0x7F800001  # the bits after infinity's: no score reaches them
+HALVINGS = 31  # from all bits to one
 
 
 def spend(scores: Tensor, rows: Tensor, cluster_sizes: Tensor, budget: Tensor, at_least_one: bool) -> tuple[Tensor, Tensor]:
@@ -29,20 +30,14 @@ def spend(scores: Tensor, rows: Tensor, cluster_sizes: Tensor, budget: Tensor, a
 
 def _threshold(bits: Tensor, cost: Tensor, budget: Tensor) -> Tensor:
     """The lowest bits, to the contract's resolution, whose cells and all above cost no more than the budget."""
-    low, high = budget.new_zeros(()), budget.new_full((), ABOVE_ALL)
-    cost_low, cost_high = _cost(bits, cost, low), torch.zeros_like(budget)
-    high = torch.where(cost_low <= budget, low, high)
-    cells_low, cells_high = (bits >= low).sum(), torch.zeros_like(budget)
-    for _ in range(31):
+    low, high = torch.full_like(budget, -1), torch.full_like(budget, ABOVE_ALL)
+    cost_low, cost_high = cost.sum(), torch.zeros_like(budget)
+    high = torch.where(cost_low <= budget, low + 1, high)
+    for _ in range(HALVINGS):
+        on = (high - low > 1) & ((cost_low - cost_high) * RESOLUTION > budget)
         middle = low + (high - low) // 2
-        spent, cells = _cost(bits, cost, middle), (bits >= middle).sum()
-        on = (high - low > 1) & (cells_low - cells_high > 1) & ((cost_low - cost_high) * RESOLUTION > budget)
+        spent = torch.where(bits >= middle, cost, 0).sum()
         fits = spent <= budget
         high, low = torch.where(on & fits, middle, high), torch.where(on & ~fits, middle, low)
         cost_high, cost_low = torch.where(on & fits, spent, cost_high), torch.where(on & ~fits, spent, cost_low)
-        cells_high, cells_low = torch.where(on & fits, cells, cells_high), torch.where(on & ~fits, cells, cells_low)
     return high
-
-
-def _cost(bits: Tensor, cost: Tensor, bound: Tensor) -> Tensor:
-    return torch.where(bits >= bound, cost, 0).sum()

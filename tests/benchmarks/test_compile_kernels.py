@@ -45,8 +45,9 @@ def test_every_row_is_ok(version, tmp_path):
     assert result.returncode == 0 and not bad, f"{bad[:3]}\n{result.stderr[-2000:]}"
     assert {row["target"] for row in rows} == NVIDIA | {"gfx942", "gfx1100"}
     kernels = {row["kernel"] for row in rows if row["target"] == "9.0"}
-    loops = {"gather_attention", "assign", "exact_rows"}
-    others = {"centroids", "pad_centroids", "tile_mass", "select", "pack_lists"} if "fp32" in VERSIONS[version] else set()
+    loops = {"gather_attention", "assign", "exact_rows", "score"}
+    without = {"centroids", "pad_centroids", "pad_clusters", "threshold", "keep", "tile_mass", "select", "pack_lists"}
+    others = without if "fp32" in VERSIONS[version] else set()
     assert loops | others <= kernels
     matrix = {row["matrix_op"] for row in rows if row["kernel"] == "gather_attention" and row["dtype"] != "fp32"}
     assert matrix == {"mma", "wgmma", "tcgen05", "mfma", "wmma"}

@@ -58,6 +58,43 @@ def test_float32_centroids_of_16_bit_tokens(backend, device):
     assert excess(x, centroids, assign(x, centroids, backend=backend)).max() <= torch.finfo(torch.float16).eps
 
 
+def metrics(b, h, d, device):
+    """Symmetric, with eigenvalues from nearly 0 to 1."""
+    basis = torch.linalg.qr(torch.randn(b, h, d, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    return (basis * torch.logspace(-3, 0, d, dtype=torch.float64) @ basis.mT).float().to(device)
+
+
+@pytest.mark.parametrize("b, h, n, c, d", SHAPES)
+def test_takes_the_nearest_in_a_metric(b, h, n, c, d, product_dtype, backend, device, poisoned):
+    """As near as the transformed centroids' rounding to the tokens' dtype allows, in the contract's terms."""
+    x, centroids = inputs(b, h, n, c, d, product_dtype, device)
+    metric = metrics(b, h, d, device)
+    labels = assign(x, centroids.float(), metric=metric, backend=backend)
+    root = torch.linalg.cholesky(metric.double())  # |(x - c) root|^2 is the distance
+    x, centroids = x.double(), centroids.double()
+    distance = torch.cdist(x @ root, centroids @ root).square()
+    chosen = distance.gather(3, labels.long().unsqueeze(-1)).squeeze(-1)
+    scale = x.square().sum(-1) + centroids.square().sum(-1).amax(-1, keepdim=True)
+    eps = torch.finfo(product_dtype).eps if backend == "triton" else 0
+    assert ((chosen - distance.amin(-1)) / scale).max() <= max(ROUNDING, eps)
+
+
+def test_the_metric_counts_and_the_identity_is_euclid(view, backend, device):
+    x, centroids = inputs(2, 3, 63, 20, 64, torch.float16, device, draw=whole)
+    metric = torch.eye(64, device=device).expand(2, 3, -1, -1)
+    euclid = assign(x, centroids, backend=backend)
+    assert torch.equal(assign(view(x), view(centroids), metric=view(metric), backend=backend), euclid)
+    first = metric * (torch.arange(64, device=device) == 0)  # only the first axis counts
+    expected = (x[..., :1].int() - centroids[..., 0].int().unsqueeze(2)).abs().argmin(-1).int()
+    assert torch.equal(assign(x, centroids, metric=first, backend=backend), expected)
+    assert not torch.equal(expected, euclid)
+
+
+def test_rejects_a_metric_that_does_not_fit(backend):
+    with pytest.raises(ValueError, match=r"metric \(1, 64, 64\) must be \(1, 2, 64, 64\)"):
+        assign(torch.zeros(1, 2, 63, 64), torch.zeros(1, 2, 20, 64), metric=torch.eye(64).expand(1, -1, -1), backend=backend)
+
+
 def test_two_runs_are_equal_and_a_token_of_nan_gets_a_label(backend, device):
     x, centroids = inputs(2, 1, 111, 70, 64, torch.float32, device)
     x[0, 0, 5] = float("nan")

@@ -19,7 +19,8 @@ OPS = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/triton_kern
 ALLOWED = {
     *("BLOCK_M", "BLOCK_N", "BLOCK_C", "BLOCK_S", "BLOCK_ROWS", "ROWS", "SEGMENTS", "COLUMNS"),
     *("HEAD_DIM", "SPREAD_D", "TAIL_BLOCK_N", "TAIL_STAGES", "TAIL", "KEYS", "RESUME", "WITH_LSE"),
-    *("HAS_WINDOWS", "HAS_PREVIOUS", "HAS_VARIANCE", "HAS_MASK", "PRECISION"),
+    *("HAS_WINDOWS", "HAS_PREVIOUS", "HAS_VARIANCE", "HAS_MASK", "HAS_METRIC", "PRECISION"),
+    *("AT_LEAST_ONE", "RESOLUTION", "ABOVE_ALL"),
 }
 
 COUNT = """
