@@ -24,7 +24,9 @@ def stats(density, error=0.05, temporal=None, finite=True, dense=False, exact_fi
     """Of two heads, alike but for the pattern."""
     values = {"density": density, "computed": density + 0.1, "error": error, "finite": finite, "dense": dense}
     same = {name: torch.full((1, 2), value) for name, value in (values | {"exact_finite": exact_finite}).items()}
-    return AttentionStats(**same, pattern=None if temporal is None else torch.tensor([temporal]), kept_fraction=None)
+    return AttentionStats(
+        **same, pattern=None if temporal is None else torch.tensor([temporal]), kept_fraction=None, alike=None
+    )
 
 
 def options(sigma, schedule=(1.0, 0.75, 0.5, 0.25, 0.0)):
