@@ -1,0 +1,35 @@
+// @ts-check
+/** Shows which inputs count for nothing where another decides: they are greyed, and keep their values. */
+import { chain } from "./chain.js";
+
+/** What decides, and what may set it. */
+const DECIDING = ["choose_by", "preset"];
+
+/**
+ * Greys the widgets that "choose_by" does not use.
+ * @param {any} node of the host, with a combo "choose_by" whose input options hold {unused: {choice: [widget]}}
+ */
+export function attachChoice(node) {
+  /** @type {Object<string, string[]> | undefined} */
+  const unused = node.constructor.nodeData?.input?.optional?.choose_by?.[1]?.unused;
+  const choice = node.widgets?.find((/** @type {any} */ widget) => widget.name === "choose_by");
+  if (!unused || !choice) return;
+  const concerned = new Set(Object.values(unused).flat());
+
+  const mark = () => {
+    // What comes by a link, as from the outside of a subgraph, is not known here.
+    const linked = node.inputs?.some((/** @type {any} */ input) => DECIDING.includes(input.name) && input.link != null);
+    const greyed = (!linked && unused[choice.value]) || [];
+    for (const widget of node.widgets) {
+      if (concerned.has(widget.name)) widget.disabled = greyed.includes(widget.name);
+    }
+    node.setDirtyCanvas?.(true, true);
+  };
+
+  for (const widget of node.widgets) {
+    if (DECIDING.includes(widget.name)) chain(widget, "callback", mark);
+  }
+  chain(node, "onConfigure", mark);
+  chain(node, "onConnectionsChange", mark);
+  mark();
+}
