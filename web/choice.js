@@ -23,6 +23,8 @@ export function attachChoice(node) {
     for (const widget of node.widgets) {
       if (concerned.has(widget.name)) widget.disabled = greyed.includes(widget.name);
     }
+    // A caret that is left in an input which cannot be used any more would keep Ctrl+C and Ctrl+V from the graph.
+    window.getSelection()?.removeAllRanges();
     node.setDirtyCanvas?.(true, true);
   };
 
