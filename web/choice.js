@@ -17,11 +17,12 @@ export function attachChoice(node) {
   const concerned = new Set(Object.values(unused).flat());
 
   const mark = () => {
-    // What comes by a link, as from the outside of a subgraph, is not known here.
-    const linked = node.inputs?.some((/** @type {any} */ input) => DECIDING.includes(input.name) && input.link != null);
-    const greyed = (!linked && unused[choice.value]) || [];
+    /** Inputs whose values come from elsewhere, as from the outside of a subgraph, and are not known here. */
+    const linked = new Set();
+    for (const input of node.inputs ?? []) if (input.link != null) linked.add(input.name);
+    const greyed = (!DECIDING.some((name) => linked.has(name)) && unused[choice.value]) || [];
     for (const widget of node.widgets) {
-      if (concerned.has(widget.name)) widget.disabled = greyed.includes(widget.name);
+      if (concerned.has(widget.name)) widget.disabled = greyed.includes(widget.name) && !linked.has(widget.name);
     }
     // A caret that is left in an input which cannot be used any more would keep Ctrl+C and Ctrl+V from the graph.
     window.getSelection()?.removeAllRanges();

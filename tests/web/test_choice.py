@@ -125,6 +125,27 @@ def test_a_choice_that_comes_by_a_link_greys_nothing_else(comfy, node):
     assert greyed(comfy, node) == OF_OTHER_CHOICES[comfy("values", node)["choose_by"]]
 
 
+def test_on_the_outside_of_a_subgraph_all_can_be_set(comfy, node):
+    """The page does not call a node back whose choice is set outside."""
+    outside = comfy.evaluate(
+        """id => {
+            const { node, subgraph } = app.graph.convertToSubgraph(new Set([tests.node(id)]));
+            const [inner] = subgraph.nodes;
+            for (const name of ["target_error", "choose_by"]) {
+                const slot = inner.inputs.find((input) => input.name === name);
+                subgraph.addInput(name, slot.type).connect(slot, inner);
+            }
+            return String(node.id);
+        }""",
+        node,
+    )
+    comfy.load(comfy.saved())
+    assert greyed(comfy, outside) == set()
+    comfy.choose(outside, "choose_by", "target_error")
+    comfy.enter(outside, "target_error", 0.035)
+    assert comfy("values", outside) == {"target_error": 0.035, "choose_by": "target_error"}
+
+
 def test_of_svg_nothing_is_greyed(comfy):
     assert greyed(comfy, comfy.add("SVGAttention")) == set()
 
