@@ -65,7 +65,7 @@ class Method:
 
 START_PERCENT = 0.2
 # 12 query clusters are one for each tile of a CPU (256 rows); key clusters are small, for a video of so few tokens.
-SVG2 = {"top_p": 0.9, "min_keep": 0.05, "q_clusters": 12, "k_clusters": 384, "kmeans_init_iters": 10}
+SVG2 = {"choose_by": "top_p", "top_p": 0.9, "min_keep": 0.05, "q_clusters": 12, "k_clusters": 384, "kmeans_init_iters": 10}
 METHODS = (
     Method("dense", None, {}),
     Method("SVG", "SVGAttention", {"sparsity": 0.7}),

@@ -61,9 +61,10 @@ def settings_page(nodes: dict[str, dict]) -> str:
         widgets = {name: options for name, (_, options) in nodes[node]["input"]["optional"].items()}
         rows = [f"| `{name}` | {json.dumps(options['default'])} | {options['tooltip']} |" for name, options in widgets.items()]
         presets = widgets["preset"]["presets"]
-        names = list(next(iter(presets.values())))
+        names = [name for name in widgets if any(name in preset for preset in presets.values())]
         head, line = f"| preset | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"
-        numbers = [f"| {name} | {' | '.join(map(str, preset.values()))} |" for name, preset in presets.items()]
+        rows_of = {title: [str(preset.get(name, "")) for name in names] for title, preset in presets.items()}
+        numbers = [f"| {title} | {' | '.join(values)} |" for title, values in rows_of.items()]
         lines = ["| input | default | what it does |", "|---|---|---|", *rows, "", head, line, *numbers]
         page += f"\n## {nodes[node]['display_name']}\n\n" + "\n".join(lines) + "\n"
     return page

@@ -37,10 +37,10 @@ def with_defaults(node: type[io.ComfyNode], values: dict) -> dict:
     return {one.id: one.default for one in node.define_schema().inputs if one.optional} | values
 
 
-def number(name: str, default: float, low: float, high: float, tooltip: str):
-    """An input of a number: of hundredths where the default is a float, else whole."""
-    kind, step = (io.Float, {"step": 0.01}) if isinstance(default, float) else (io.Int, {})
-    return kind.Input(name, default=default, min=low, max=high, tooltip=tooltip, **step)
+def number(name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.01):
+    """An input of a number: in steps of `step` where the default is a float, else whole."""
+    kind, steps = (io.Float, {"step": step}) if isinstance(default, float) else (io.Int, {})
+    return kind.Input(name, default=default, min=low, max=high, tooltip=tooltip, **steps)
 
 
 def model_input():
@@ -52,17 +52,14 @@ def model_input():
     )
 
 
-def schedule_inputs() -> list:
-    """start_percent and end_percent."""
+def schedule_inputs(start: float, start_tooltip: str) -> list:
+    """start_percent, with its default and what a method says of it, and end_percent."""
     return [
-        number(
-            *("start_percent", 0.20, 0.0, 1.0),
-            "Attention stays dense before this part of the schedule (0-1). The first steps decide the composition: 0.2 keeps "
-            "it close to the dense result. Less is faster, but drifts further from it. Must be below end_percent.",
-        ),
+        number("start_percent", start, 0.0, 1.0, start_tooltip),
         number(
             *("end_percent", 1.0, 0.0, 1.0),
-            "Attention is dense again after this part of the schedule (0-1). At 1 it stays sparse to the end.",
+            "Attention is dense again after this part of the schedule (0-1). At 1 it stays sparse to the end, which is the "
+            "fastest.",
         ),
     ]
 
@@ -70,28 +67,22 @@ def schedule_inputs() -> list:
 def exemption_inputs() -> list:
     """dense_blocks, min_tokens and max_error: what stays dense whatever the schedule says."""
     return [
-        advanced(
-            io.String.Input(
-                "dense_blocks",
-                default="0",
-                tooltip='Transformer blocks that stay dense, such as "0, 1, 38-39" (0-999); leave it empty for none. In many '
-                "models the attention of the first block is nearly uniform and gains little from sparsity.",
-            )
+        io.String.Input(
+            "dense_blocks",
+            default="0",
+            tooltip='Transformer blocks that stay dense, such as "0, 1, 38-39" (0-999); leave it empty for none. In many '
+            "models the attention of the first block is nearly uniform and gains little from sparsity.",
         ),
-        advanced(
-            number(
-                *("min_tokens", 8192, 0, 10_000_000),
-                "Sequences with fewer tokens than this stay dense (0 or more). On short ones, sparse attention costs more than "
-                "it saves.",
-            )
+        number(
+            *("min_tokens", 8192, 0, 10_000_000),
+            "Sequences with fewer tokens than this stay dense (0 or more). On short ones, sparse attention costs more than "
+            "it saves.",
         ),
-        advanced(
-            number(
-                *("max_error", 0.0, 0.0, 1.0),
-                "A head whose measured error is above this limit is computed in full for that call, in addition to the sparse "
-                "work; 0 turns the limit off. The panel shows the measured error: set the limit a little above that of most "
-                "layers.",
-            )
+        number(
+            *("max_error", 0.0, 0.0, 1.0),
+            "A head whose measured error is above this limit is computed in full for that call, in addition to the sparse "
+            "work; 0 turns the limit off. The panel shows the measured error: set the limit a little above that of most "
+            "layers.",
         ),
     ]
 
@@ -109,37 +100,31 @@ def preset_input(presets: dict[str, dict]):
     return widget
 
 
+def dense_attention_input():
+    """Who computes what stays dense."""
+    return io.Combo.Input(
+        "dense_attention",
+        options=list(DENSE_ATTENTION),
+        default="previous",
+        tooltip="Who computes the calls that stay dense. previous: another node's attention on this model, if there is "
+        "one; it may itself be sparse. host: ComfyUI's own attention, which computes them in full.",
+    )
+
+
 def execution_inputs() -> list:
     """backend and verbose."""
     return [
-        advanced(
-            io.Combo.Input(
-                "backend",
-                options=list(BACKENDS),
-                default="auto",
-                tooltip="auto uses the Triton kernels on a GPU and torch on a CPU; a GPU on which the kernels do not run stays "
-                "dense. torch insists on torch, which is slow on a GPU; triton insists on the kernels.",
-            )
+        io.Combo.Input(
+            "backend",
+            options=list(BACKENDS),
+            default="auto",
+            tooltip="auto uses the Triton kernels on a GPU and torch on a CPU; a GPU on which the kernels do not run stays "
+            "dense. torch insists on torch, which is slow on a GPU; triton insists on the kernels.",
         ),
-        advanced(
-            io.Boolean.Input(
-                "verbose",
-                default=False,
-                tooltip="Logs the density and the measured error of every sparse call. It waits for the GPU in each of them, "
-                "so it is slower.",
-            )
+        io.Boolean.Input(
+            "verbose",
+            default=False,
+            tooltip="Logs the density and the measured error of every sparse call. It waits for the GPU in each of them, "
+            "so it is slower.",
         ),
     ]
-
-
-def dense_attention_input():
-    """dense_attention; after the preset, since stored workflows hold their values by position."""
-    return advanced(
-        io.Combo.Input(
-            "dense_attention",
-            options=list(DENSE_ATTENTION),
-            default="previous",
-            tooltip="Who computes the calls that stay dense. previous: another node's attention on this model, if there is "
-            "one; it may itself be sparse. host: ComfyUI's own attention, which computes them in full.",
-        )
-    )

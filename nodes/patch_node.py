@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inputs import dense_attention_input, execution_inputs, model_input, preset_input, schema, with_defaults
+from .inputs import (
+    advanced,
+    dense_attention_input,
+    execution_inputs,
+    exemption_inputs,
+    model_input,
+    preset_input,
+    schedule_inputs,
+    schema,
+    with_defaults,
+)
 from .patch import patch_model
 from .presets import resolve
 from .settings import Settings
@@ -20,23 +30,35 @@ class PatchNode(io.ComfyNode):
         PRESETS: name -> widget -> value.
         ABOUT: node_id, display_name and aliases of the schema.
         HOW: what it does, as a part of a sentence.
+        START: default and tooltip of start_percent.
     """
 
     CONFIG: type
     PRESETS: dict[str, dict]
     ABOUT: dict
     HOW: str
+    START: tuple[float, str]
 
     @classmethod
-    def own_inputs(cls) -> list:
-        """The inputs that this node has between those that all have."""
+    def main_inputs(cls) -> list:
+        """The inputs that say how much is computed."""
+        raise NotImplementedError
+
+    @classmethod
+    def method_inputs(cls) -> list:
+        """The advanced inputs that this method alone has."""
         raise NotImplementedError
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and output; ids are forever, workflows carry them."""
+        """Inputs, in the order in which one decides, and output.
+
+        Ids are forever, since prompts carry them; so is the order, since workflows hold their values by position.
+        """
         outputs = [io.Model.Output(display_name="MODEL")]
-        inputs = [model_input(), *cls.own_inputs(), *execution_inputs(), preset_input(cls.PRESETS), dense_attention_input()]
+        rest = [*cls.method_inputs(), *exemption_inputs(), dense_attention_input(), *execution_inputs()]
+        first = [preset_input(cls.PRESETS), *cls.main_inputs(), *schedule_inputs(*cls.START)]
+        inputs = [model_input(), *first, *map(advanced, rest)]
         about = cls.ABOUT | {"aliases": ["sparse attention", "sparse videogen", "faster video", *cls.ABOUT["aliases"]]}
         text = f"Sparse attention for video: {cls.HOW}. Place it between the model loader and the sampler."
         hidden = [io.Hidden.unique_id]  # comes with execute

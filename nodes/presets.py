@@ -3,9 +3,10 @@
 The page shows a preset's numbers in the widgets; Python decides, so that a workflow whose page never ran (sent by
 the API, or with the preset promoted onto a subgraph) does what its preset says.
 
-Sources: the settings of SVG (arXiv 2502.01776, section 5.1) and SVG2 (arXiv 2505.18875, section 5.1) and of the
-authors' scripts. The papers keep 2.5-3 % of the layers dense: block 0 of Wan's 30 or 40 and of CogVideoX's 42, blocks
-0-1 of HunyuanVideo's 60. Where a method was not published for a model, its numbers follow the nearest that was.
+Sources: the settings of SVG (arXiv 2502.01776, section 5.1) for its presets, of SVG2 (arXiv 2505.18875, section 5.1) for those
+of its presets that are marked as the paper's, and of the authors' scripts. The papers keep 2.5-3 % of the layers dense: block
+0 of Wan's 30 or 40 and of CogVideoX's 42, blocks 0-1 of HunyuanVideo's 60. Where SVG was not published for a model, its
+numbers follow the nearest that was. The other presets of SVG2 are this pack's own.
 """
 
 from __future__ import annotations
@@ -20,16 +21,23 @@ def _svg(sparsity: float, start_percent: float, dense_blocks: str = "0") -> dict
     return {"sparsity": sparsity, "start_percent": start_percent, "dense_blocks": dense_blocks}
 
 
-def _svg2(start_percent: float, q_clusters: int, k_clusters: int, *, top_p: float = 0.90, dense_blocks: str = "0", init=50):
-    return {
-        "top_p": top_p,
-        "start_percent": start_percent,
-        "q_clusters": q_clusters,
-        "k_clusters": k_clusters,
-        "min_keep": 0.10,
-        "kmeans_init_iters": init,
-        "dense_blocks": dense_blocks,
-    }
+def _clusters(q: int = 300, k: int = 1000, init: int = 50) -> dict:
+    return {"q_clusters": q, "k_clusters": k, "kmeans_init_iters": init}
+
+
+def _by_density(density: float, init: int = 50) -> dict:
+    start = {"density_start": 1.5, "start_percent": 0.0, "dense_blocks": "0"}
+    return {"choose_by": "density", "density": density, **start, **_clusters(init=init)}
+
+
+def _by_error(error: float) -> dict:
+    start = {"density": 0.25, "start_percent": 0.0, "dense_blocks": "0"}
+    return {"choose_by": "target_error", "target_error": error, **start, **_clusters()}
+
+
+def _by_top_p(start_percent: float, q_clusters: int, k_clusters: int, *, top_p: float = 0.90, dense_blocks: str = "0") -> dict:
+    start = {"start_percent": start_percent, "dense_blocks": dense_blocks}
+    return {"choose_by": "top_p", "top_p": top_p, "min_keep": 0.10, **start, **_clusters(q_clusters, k_clusters)}
 
 
 # name -> widget -> value; widgets that are not named stay as they are.
@@ -43,13 +51,22 @@ SVG_PRESETS = {
     "4-step LoRA": _svg(0.60, 0.20),
 }
 SVG2_PRESETS = {
-    "Wan 2.1/2.2 T2V 720p (paper)": _svg2(0.20, 300, 1000),
-    "Wan I2V 720p": _svg2(0.35, 300, 1000),
-    "Wan 480p": _svg2(0.20, 200, 1000),
-    "HunyuanVideo 720p": _svg2(0.10, 400, 1000, dense_blocks="0-1"),
-    "CogVideoX": _svg2(0.20, 300, 1000),
-    "Turbo": _svg2(0.30, 100, 500, top_p=0.70),
-    "4-step LoRA": _svg2(0.20, 200, 1000, init=FEW_STEPS_INIT_ITERS),
+    "Balanced": _by_density(0.25),
+    "Near dense": _by_density(0.40),
+    "Fast": _by_density(0.15),
+    "Even error": _by_error(0.05),
+    "4-step LoRA": _by_density(0.30, init=FEW_STEPS_INIT_ITERS),
+    "Wan 2.1/2.2 T2V 720p (paper)": _by_top_p(0.20, 300, 1000),
+    "Wan I2V 720p (paper)": _by_top_p(0.35, 300, 1000),
+    "Wan 480p (paper)": _by_top_p(0.20, 200, 1000),
+    "HunyuanVideo 720p (paper)": _by_top_p(0.10, 400, 1000, dense_blocks="0-1"),
+    "Turbo (paper)": _by_top_p(0.30, 100, 500, top_p=0.70),
+}
+# choose_by -> widgets that then count for nothing; a preset sets each of its kind's others that any preset sets.
+UNUSED = {
+    "density": ["target_error", "top_p", "min_keep"],
+    "target_error": ["top_p", "density_start", "min_keep"],
+    "top_p": ["density", "target_error", "density_start", "score_every"],
 }
 
 

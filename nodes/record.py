@@ -98,10 +98,14 @@ class Record:
         by_layer = self._by_layer(step.sparse)
         return {
             "step": number,
-            **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error", "alike")},
+            **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error")},
             **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "dense_heads")},
             "reasons": dict(step.reasons),
         }
+
+    def alike(self, number: int) -> list[float | None]:
+        """How alike the keys with and without a prompt were in one step, by layer; None where none were compared."""
+        return [_mean(layer, "alike") for layer in self._by_layer(self._read(number).sparse)]
 
     def report(self) -> dict:
         """All steps, JSON-ready. Means are over the sparse calls, None without any."""

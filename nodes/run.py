@@ -152,7 +152,7 @@ class Run:
         if step >= 0:
             steps = None if self._schedule is None else len(self._schedule)
             figures = self.record.step(step)
-            self._part(figures.pop("alike"))
+            self._part(self.record.alike(step))
             self._tell("step", {**self._labels(), "steps": steps, **figures, **step_words(figures, steps)})
 
     def _part(self, alike: list[float | None]) -> None:

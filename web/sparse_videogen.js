@@ -1,9 +1,10 @@
 // @ts-check
-/** The pack's part of the page: a live panel under the attention nodes, and their presets. */
+/** The pack's part of the page: a live panel under the attention nodes, their presets, and which inputs count. */
 // @ts-ignore: served by the host
 import { app } from "../../scripts/app.js";
 // @ts-ignore: served by the host
 import { api } from "../../scripts/api.js";
+import { attachChoice } from "./choice.js";
 import { attachPanel, receive, showPanels } from "./panel_node.js";
 import { attachPresets } from "./presets.js";
 
@@ -36,6 +37,7 @@ app.registerExtension({
   nodeCreated(/** @type {any} */ node) {
     if (!NODES.has(node.comfyClass)) return;
     attachPresets(node);
+    attachChoice(node); // after the presets, which may set the choice
     attachPanel(node);
   },
 });

@@ -17,8 +17,8 @@ BLOCK_ROWS = 8
 
 @triton.jit
 def _bits(score):
-    """Floats that are not negative have the order of their bits; -1 for what is no number."""
-    return tl.where(score >= 0, score.to(tl.int32, bitcast=True), -1)
+    """Floats that are not negative have the order of their bits; what is no number is as 0."""
+    return tl.where(score >= 0, score.to(tl.int32, bitcast=True), 0)
 
 
 @triton.jit

@@ -143,7 +143,7 @@ class ComfyPage:
         """Types a number by hand."""
         self._bring(node_id)
         if self.vue:
-            box = self.page.locator(f'[data-node-id="{node_id}"] [aria-label="{widget}"]').bounding_box()
+            box = self.page.locator(f'[data-node-id="{node_id}"] [aria-label="{widget}"]:not([role=option])').bounding_box()
             self.page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
             self.page.keyboard.press("Control+a")
             self.page.keyboard.type(str(value))

@@ -47,7 +47,7 @@ keep = lambda self, record: said.append(record.getMessage())
 logger.addHandler(type("Keep", (logging.Handler,), {"emit": keep})())
 CONFIGS = {
     "SVG": SVGConfig(sparsity=0.7),
-    "SVG2": SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=8, k_clusters=24, kmeans_init_iters=6),
+    "SVG2": SVG2Config(density=0.4, q_clusters=8, k_clusters=24, kmeans_init_iters=6),
 }
 
 def load(family="wan21_t2v"):

@@ -45,6 +45,17 @@ window.tests = {
     return element.innerText.replaceAll("\u00a0", " ").split("\n").filter((line) => line.trim());
   },
 
+  /** Names of the widgets that a hand cannot change: by the inputs of a Vue node, else by what the canvas finds there. */
+  greyed(id) {
+    const node = tests.node(id);
+    const isGreyed = ({ name, y }) => {
+      const input = document.querySelector(`[data-node-id="${id}"] [aria-label="${name}"] input`);
+      if (document.querySelector(`[data-node-id="${id}"]`)) return Boolean(input?.disabled);
+      return !node.getWidgetOnPos(node.pos[0] + node.size[0] / 2, node.pos[1] + y + 10);
+    };
+    return node.widgets.filter(isGreyed).map((widget) => widget.name);
+  },
+
   /** The element of the panel under a node. */
   panelElement(id) {
     return tests.node(id).widgets.find((widget) => widget.type === "sparse_videogen_panel")?.element;

@@ -10,15 +10,17 @@ from load_pack import ROOT
 from tiny_checkpoints import families_for, parts, write_checkpoint
 from tiny_prompts import node, tiny_prompt
 
-# Inputs for models so small, where they are not the nodes' own defaults.
+# Inputs for models so small, where they are not the nodes' own defaults; in the first of four or six steps both are dense.
 SMALL = {
     "SVGAttention": {"min_tokens": 0},
-    "SVG2Attention": {"min_tokens": 0, "top_p": 0.6, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6},
+    "SVG2Attention": {
+        **{"min_tokens": 0, "density": 0.4, "start_percent": 0.2, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6}
+    },
 }
 METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it calls itself
 HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
-EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"top_p": 1.0}}
+EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"choose_by": "top_p", "top_p": 1.0}}
 Patches = Sequence[tuple[str, dict]]
 FIRST_VERSION = "0.3.60"  # with the attention override
 

@@ -32,8 +32,10 @@ SETTINGS = {
     None: {},
     "SVGAttention": {"sparsity": (0.5, 0.7, 0.85), "sampled_rows": (16, 64), **SCHEDULES},
     "SVG2Attention": {
-        **{"top_p": (0.3, 0.6, 0.9), "tail": ("second_order", "zero_order", "off"), "q_clusters": (4, 8, 16)},
-        **{"k_clusters": (12, 24, 48), "min_keep": (0.0, 0.1), "recluster_every": (1, 2, 3), **SCHEDULES},
+        **{"choose_by": ("density", "target_error", "top_p"), "density": (0.1, 0.4), "density_start": (1.0, 1.5)},
+        **{"target_error": (0.02, 0.2), "top_p": (0.3, 0.9), "min_keep": (0.0, 0.1), "score_every": (1, 2)},
+        **{"tail": ("second_order", "zero_order", "off"), "q_clusters": (4, 8, 16), "k_clusters": (12, 24, 48)},
+        **{"recluster_every": (1, 2, 3), **SCHEDULES},
     },
 }
 ALL_STEPS = {"start_percent": 0.0, "dense_blocks": ""}

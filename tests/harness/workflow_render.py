@@ -69,8 +69,8 @@ def tiny_version(prompt: dict) -> dict:
 
     Tiny checkpoints stand in for the models and random embeddings for the text; node "save" (SaveLatent) takes
     the place of the VAE decoder and all behind it. Of the sparse attention nodes only what depends on the
-    sequence length changes: min_tokens becomes 0 and the clusters shrink with the number of tokens. The slices of
-    KSamplerAdvanced shrink with the steps.
+    sequence length changes: min_tokens becomes 0 and the clusters shrink with the number of tokens, for which the preset
+    becomes "Custom". The slices of KSamplerAdvanced shrink with the steps.
     """
     prompt = {name: each for name, each in copy.deepcopy(prompt).items() if each["class_type"] != "SaveVideo"}
 
@@ -92,6 +92,6 @@ def tiny_version(prompt: dict) -> dict:
         inputs |= {name: round(inputs[name] * fewer_steps) for name in STEP_INPUTS if name in inputs}
         inputs |= {name: max(1, round(inputs[name] * fewer_tokens)) for name in CLUSTER_INPUTS if name in inputs}
         if "min_tokens" in inputs:
-            inputs["min_tokens"] = 0
+            inputs |= {"min_tokens": 0, "preset": "Custom"}
     (decoder,) = of("VAEDecode", "VAEDecodeTiled")
     return prompt | {"save": node("SaveLatent", samples=decoder["inputs"]["samples"], filename_prefix="latents/workflow")}

@@ -11,10 +11,11 @@ from real_host import EVERYTHING, METHODS, SMALL, our_nodes, reports
 
 # In the order in which stored workflows hold their values.
 WIDGETS = {
-    "SVGAttention": "sparsity start_percent end_percent dense_blocks min_tokens max_error sampled_rows "
-    "backend verbose preset dense_attention",
-    "SVG2Attention": "top_p start_percent end_percent q_clusters k_clusters min_keep tail kmeans_init_iters "
-    "kmeans_step_iters recluster_every dense_blocks min_tokens max_error backend verbose preset dense_attention",
+    "SVGAttention": "preset sparsity start_percent end_percent "
+    "sampled_rows dense_blocks min_tokens max_error dense_attention backend verbose",
+    "SVG2Attention": "preset choose_by density target_error top_p start_percent end_percent "
+    "density_start q_clusters k_clusters min_keep tail kmeans_init_iters kmeans_step_iters recluster_every score_every "
+    "dense_blocks min_tokens max_error dense_attention backend verbose",
 }
 # What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
 SOCKETS = dict.fromkeys(METHODS, ["model"])
@@ -27,7 +28,9 @@ BAD_INPUTS = {
     "backend": ({"backend": "cuda"}, "backend"),
 }
 CASES = [(method, *case) for case in BAD_INPUTS.values() for method in METHODS]
-CASES += [("SVGAttention", {"sparsity": 0.99}, "sparsity"), ("SVG2Attention", {"top_p": 0.0}, "top_p")]
+CASES += [("SVGAttention", {"sparsity": 0.99}, "sparsity")]
+OUT_OF_RANGE = {"choose_by": "mass", "density": 0.01, "target_error": 0.6, "top_p": 0.0, "density_start": 2.5, "score_every": 0}
+CASES += [("SVG2Attention", {name: value}, name) for name, value in OUT_OF_RANGE.items()]
 
 
 @pytest.mark.parametrize("method, inputs, message", CASES)
@@ -117,7 +120,11 @@ def test_only_sockets_are_required(host):
     assert optional and all("default" in spec[1] for spec in optional)
 
 
-@pytest.mark.parametrize("method, named", [("SVGAttention", {"sparsity": 0.5}), ("SVG2Attention", {"top_p": 0.7})], ids=METHODS)
+@pytest.mark.parametrize(
+    "method, named",
+    [("SVGAttention", {"sparsity": 0.5}), ("SVG2Attention", {"choose_by": "top_p", "top_p": 0.7})],
+    ids=METHODS,
+)
 def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method, named):
     defaults = {name: spec[1]["default"] for name, spec in our_nodes(host)[method]["input"]["optional"].items()}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from sparse_videogen.nodes.presets import CUSTOM, SVG2_PRESETS, SVG_PRESETS, resolve
+from sparse_videogen.nodes.presets import CUSTOM, SVG2_PRESETS, SVG_PRESETS, UNUSED, resolve
 from sparse_videogen.nodes.settings import Settings, describe_blocks, parse_blocks
 from sparse_videogen.svg_core import SVG2Config, SVGConfig
+from sparse_videogen.svg_core.config import CHOICES
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,8 @@ WIDGETS = {
     SVGConfig: {"sparsity": 0.5, "sampled_rows": 32, "max_error": 0.1, **COMMON},
     SVG2Config: {
         **{"top_p": 0.5, "q_clusters": 7, "k_clusters": 8, "min_keep": 0.2, "tail": "off", "max_error": 0.1, **COMMON},
-        **{"kmeans_init_iters": 3, "kmeans_step_iters": 1, "recluster_every": 2},
+        **{"kmeans_init_iters": 3, "kmeans_step_iters": 1, "recluster_every": 2, "score_every": 4},
+        **{"choose_by": "target_error", "density": 0.35, "density_start": 1.2, "target_error": 0.015},
     },
 }
 
@@ -78,5 +82,25 @@ class TestPresets:
                 assert parts[widget] == (parse_blocks(value) if widget == "dense_blocks" else value), (name, widget)
 
     def test_an_unknown_one_is_named(self, config, presets):
-        with pytest.raises(ValueError, match="preset='Warp': must be one of Custom, Wan 2.1"):
+        names = re.escape(", ".join([CUSTOM, *presets]))
+        with pytest.raises(ValueError, match=f"preset='Warp': must be one of {names}$"):
             resolve(presets, "Warp", WIDGETS[config])
+
+
+class TestChoice:
+    """What of SVG2 counts for which choice."""
+
+    def test_names_every_choice_and_inputs_that_there_are(self):
+        assert tuple(UNUSED) == CHOICES
+        fields = SVG2Config.__dataclass_fields__.keys() - {"choose_by"}
+        assert all(set(unused) < fields and choice not in unused for choice, unused in UNUSED.items())
+
+    def test_a_preset_sets_what_counts_and_another_sets(self):
+        """So that it means the same whichever preset was there before; and it leaves the rest as it was."""
+        set_by_any = {widget for preset in SVG2_PRESETS.values() for widget in preset}
+        for name, preset in SVG2_PRESETS.items():
+            assert preset.keys() == set_by_any - set(UNUSED[preset["choose_by"]]), name
+
+    def test_the_papers_presets_choose_by_top_p_and_no_others(self):
+        assert {name.endswith("(paper)") for name, preset in SVG2_PRESETS.items() if preset["choose_by"] == "top_p"} == {True}
+        assert all(preset["choose_by"] == "top_p" for name, preset in SVG2_PRESETS.items() if name.endswith("(paper)"))

@@ -107,14 +107,14 @@ def test_a_preset_is_undone_in_one_step(comfy, node):
 
 def test_a_workflow_shows_the_numbers_of_its_preset(comfy, node):
     """Also where it was saved with others beside it, which the server would not use, and before the last input came."""
-    name, preset = next((name, p) for name, p in presets_of(comfy, "SVG2Attention").items() if p["top_p"] != 0.9)
+    name, preset = next((name, p) for name, p in presets_of(comfy, "SVG2Attention").items() if p["density"] != 0.25)
     workflow = comfy.saved()
     saved = workflow["nodes"][0]["widgets_values"]
-    assert saved[-2:] == ["Custom", "previous"]
-    saved[-2:] = [name]
+    assert (saved[0], saved.pop()) == ("Custom", False)
+    saved[0] = name
     comfy.load(workflow)
     values = comfy("values", node)
-    assert numbers(comfy, node, preset) == preset and (values["preset"], values["dense_attention"]) == (name, "previous")
+    assert numbers(comfy, node, preset) == preset and (values["preset"], values["verbose"]) == (name, False)
 
 
 def test_a_copy_has_the_settings_and_a_life_of_its_own(comfy, node):

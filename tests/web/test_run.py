@@ -138,13 +138,13 @@ def test_undo_passes_over_the_panel(comfy, build):
     ids = build("SVG2Attention")
     node = ids[OURS]
     comfy.load(comfy.saved())  # where undo begins
-    comfy.enter(node, "top_p", 0.75)
+    comfy.enter(node, "density", 0.75)
     run(comfy)
     shown = comfy.panel(node)
     comfy.page.mouse.click(60, 900)
-    assert comfy("values", node)["top_p"] == 0.75
+    assert comfy("values", node)["density"] == 0.75
     comfy.page.keyboard.press("Control+z")
-    comfy.page.wait_for_function("id => tests.values(id).top_p === 0.6", arg=node)
+    comfy.page.wait_for_function("id => tests.values(id).density === 0.4", arg=node)
     comfy.wait_for_panel(node, shown)
 
 
