@@ -22,7 +22,7 @@ def run_words(report: dict) -> dict:
     """A run in words, by the figures of `Run.report`.
 
     Returns:
-        line: `36 of 48 calls sparse, density 0.31, error 2.1%, about 1.9x less attention work`.
+        line: `36 of 48 calls sparse, density 0.31, error 2.1%, 0.52 of the work of dense attention`.
         heads: what the heads did, such as `60% of heads spatial, 40% temporal`; may be empty.
         warnings: what is not as it should be, a sentence each.
         notes: why calls stayed dense, a line a reason.
@@ -54,15 +54,16 @@ def _line(report: dict) -> str:
     calls, sparse = report["calls"], report["sparse_calls"]
     if not sparse:
         return f"All {_calls(calls)} dense" if calls else "No attention call reached this node"
-    less = f"about {1 / report['work']:.1f}x less attention work" if 0 < report["work"] <= LESS_WORK else None
-    return _joined(f"{sparse} of {calls} calls sparse", *_figures(report["density"], report["error"]), less)
+    work = f"{report['work']:.2f} of the work of dense attention" if report["work"] <= LESS_WORK else None
+    return _joined(f"{sparse} of {calls} calls sparse", *_figures(report["density"], report["error"]), work)
 
 
 def _heads(figures: dict) -> str:
-    temporal, kept, dense = (figures[name] for name in ("temporal", "kept_fraction", "dense_heads"))
+    temporal, kept, alike, dense = (figures[name] for name in ("temporal", "kept_fraction", "alike", "dense_heads"))
     return _joined(
         None if temporal is None else f"{_percent(1 - temporal)} of heads spatial, {_percent(temporal)} temporal",
         None if kept is None else f"{_percent(kept)} of key clusters computed",
+        None if alike is None else f"keys with and without the prompt {_percent(alike)} alike",
         f"{_percent(dense)} of heads above max_error and computed in full" if dense else None,
     )
 

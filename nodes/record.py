@@ -99,7 +99,7 @@ class Record:
         return {
             "step": number,
             **{name: [_mean(layer, name) for layer in by_layer] for name in ("density", "error")},
-            **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "dense_heads")},
+            **{name: _mean(calls, name) for name in ("temporal", "kept_fraction", "alike", "dense_heads")},
             "reasons": dict(step.reasons),
         }
 

@@ -160,9 +160,7 @@ class Run:
         unlike = {layer for layer, likeness in enumerate(alike) if likeness is not None and likeness < ALIKE}
         self.parted |= unlike
         if unlike:
-            self.say_once(
-                f"the keys with and without the prompt are not alike in {len(unlike)} layers: they are planned apart there"
-            )
+            self.say_once(f"in {len(unlike)} layers the keys with and without the prompt are not alike: they are planned apart")
 
     def _labels(self) -> dict:
         return {"node": self.settings.node_id, "run": self._number, "method": self.settings.method}

@@ -172,11 +172,11 @@ def kmeans(
 
 
 def metrics(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """How attention measures distance, (x - c)^T M (x - c), for queries and for keys: [B, H, D, D] float32 of trace 1.
+    """How attention measures distance, (x - c)^T M (x - c), for queries and for keys: [B, H, D, D] float32.
 
     Two queries differ by the logits that they give: M is the covariance of the keys, since softmax takes no notice of what
-    is common to all. Two keys differ by the logits they get: M is the queries' mean of q q^T, half of it made round,
-    which measured better than all of it.
+    is common to all. Two keys differ by the logits that they get: M is the queries' mean of q q^T, half of it made round,
+    which measured better than all of it. Both are scaled so that no eigenvalue is above 1.
 
     Args:
         q, k: [B, H, N, D].
@@ -184,16 +184,15 @@ def metrics(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     rows = stratified(min(METRIC_TOKENS, q.shape[2]), q.shape[2], q.device)
     q, k = (x.index_select(2, rows).float() for x in (q, k))
     k = k - k.mean(2, keepdim=True)
-    of_queries, of_keys = (x.transpose(2, 3) @ x for x in (k, q))
-    of_queries, of_keys = (x / _trace(x) for x in (of_queries, of_keys))
-    round_one = torch.eye(q.shape[3], device=q.device) / q.shape[3]
-    return of_queries, (of_keys + round_one) / 2
+    of_queries, of_keys = (x.mT @ x for x in (k, q))
+    of_keys.diagonal(dim1=2, dim2=3).add_(of_keys.diagonal(dim1=2, dim2=3).mean(-1, keepdim=True))
+    return _scaled(of_queries), _scaled(of_keys)
 
 
-def _trace(x: Tensor) -> Tensor:
-    """[B, H, D, D] -> [B, H, 1, 1], and 1 where it is 0: all tokens are alike there, and any metric will do."""
-    trace = x.diagonal(dim1=2, dim2=3).sum(-1)[..., None, None]
-    return torch.where(trace > 0, trace, 1)
+def _scaled(x: Tensor) -> Tensor:
+    """By the largest sum of a row [B, H, D, D], which no eigenvalue is above; a matrix of zeros stays what it is."""
+    most = x.abs().sum(-1).amax(-1)[..., None, None]
+    return x / torch.where(most > 0, most, 1)
 
 
 def likeness(a: Tensor, b: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ REPORT = {
     "work": 0.53,
     "temporal": None,
     "kept_fraction": 0.2,
+    "alike": None,
     "dense_heads": 0.0,
     "dense_reasons": {"start_percent": 11, "dense_blocks": 1},
     "explanations": {"start_percent": "early", "dense_blocks": ""},
@@ -28,7 +29,7 @@ NOTHING = {"sparse_calls": 0, "density": None, "error": None, "kept_fraction": N
 def test_a_run():
     words = run_words(REPORT)
     line, heads = (
-        "36 of 48 calls sparse, density 0.31, error 2.1%, about 1.9x less attention work",
+        "36 of 48 calls sparse, density 0.31, error 2.1%, 0.53 of the work of dense attention",
         "20% of key clusters computed",
     )
     assert words == {
@@ -53,6 +54,13 @@ def test_a_run_with_less_to_tell(change, line):
     assert run_words(REPORT | change)["line"] == line
 
 
+def test_conditionings_that_share_their_clusters():
+    assert (
+        run_words(REPORT | {"alike": 0.987})["heads"]
+        == "20% of key clusters computed, keys with and without the prompt 99% alike"
+    )
+
+
 def test_heads_of_svg():
     figures = {"temporal": 0.4, "kept_fraction": None, "dense_heads": 0.048}
     heads = "60% of heads spatial, 40% temporal, 4.8% of heads above max_error and computed in full"
@@ -61,6 +69,7 @@ def test_heads_of_svg():
 
 def test_a_step():
     step = {"step": 6, "density": [None, 0.2, 0.4], "error": [None, 0.02, 0.04], "reasons": {"dense_blocks": "block 0"}}
+    step["alike"] = None
     words = step_words(step | {"temporal": None, "kept_fraction": 0.2, "dense_heads": 0.0}, 10)
     assert words["line"] == "Step 7 of 10, sparse, density 0.30, error 3.0%" and words["notes"] == ["dense_blocks: block 0"]
     dense = step | {"density": [None] * 3, "error": [None] * 3, "temporal": None, "kept_fraction": None, "dense_heads": None}

@@ -108,7 +108,7 @@ def test_each_step_is_told_once_it_is_over_and_the_run_at_its_end():
     assert (second["temporal"], second["kept_fraction"], second["dense_heads"], second["steps"]) == (0.5, None, 0.0, 4)
     assert second["line"].startswith("Step 2 of 4, sparse, density 0.30")
     assert third["step"] == 2 and third["error"] == [None, None, pytest.approx(0.05)]
-    keys = ("step", "density", "error", "temporal", "kept_fraction", "dense_heads", "reasons")
+    keys = ("step", "density", "error", "temporal", "kept_fraction", "alike", "dense_heads", "reasons")
     assert report["steps"] == [{key: step[key] for key in keys} for step in (first, second, third)]
     assert report["run"] == first["run"] < make_run().report()["run"]
 

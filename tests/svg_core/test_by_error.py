@@ -248,8 +248,7 @@ def test_metrics_lie_between_zero_and_one():
     q, k, _ = scene()
     for metric in metrics(q, k):
         values = torch.linalg.eigvalsh(metric.double())
-        assert values.min() > -1e-6 and values.max() <= 1
-        torch.testing.assert_close(values.sum(-1), torch.ones(1, 4, dtype=torch.float64))
+        assert values.min() > -1e-6 and 0.05 < values.max() <= 1
     flat = torch.ones(1, 1, 20, 64)  # keys without any spread: all logits are equal, and no distance matters
     assert metrics(flat, flat)[0].abs().max() < 1e-6
 
