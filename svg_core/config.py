@@ -45,7 +45,7 @@ class SVG2Config:
         density: share of all pairs that a head computes, the mean of a run, in (0, 1]; with "target_error" that of a run's
             first sparse call.
         density_start: density at the start of the schedule, in multiples of `density`; it falls in a line to as far below
-            at the end, in [1, 1.9].
+            at the end, in [1, 2].
         target_error: relative error of a head's result that its density is steered to, in (0, 1].
         top_p: share of the estimated attention mass to compute exactly, in (0, 1].
         min_keep: with "top_p", least share of key clusters to compute exactly, in [0, 1].
@@ -76,7 +76,7 @@ class SVG2Config:
     def __post_init__(self):
         _check("choose_by", self.choose_by, self.choose_by in CHOICES, f"one of {', '.join(CHOICES)}")
         _check("density", self.density, 0 < self.density <= 1, "above 0 and at most 1")
-        _check("density_start", self.density_start, 1 <= self.density_start <= 1.9, "between 1 and 1.9")
+        _check("density_start", self.density_start, 1 <= self.density_start <= 2, "between 1 and 2")
         _check("target_error", self.target_error, 0 < self.target_error <= 1, "above 0 and at most 1")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_keep", self.min_keep, 0 <= self.min_keep <= 1, "between 0 and 1")
@@ -99,7 +99,7 @@ class SVG2Config:
         if self.choose_by != "density":
             return self
         fall = min(self.density_start, 1 / self.density) - 1
-        return replace(self, density=min(1.0, self.density * (1 + fall * (1 - 2 * place))))
+        return replace(self, density=min(1.0, max(1e-3, self.density * (1 + fall * (1 - 2 * place)))))
 
 
 Config = SVGConfig | SVG2Config
