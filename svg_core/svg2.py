@@ -1,32 +1,29 @@
 """SVG2's planner (arXiv 2505.18875, section 4): tokens are put into clusters by k-means, a tile reads the clusters that matter.
 
-Beside the paper's own mode (tile_cut="cluster", tail="off") stand two changes. Tiles are cut from the sorted
-queries at full height even across a cluster's border, each choosing by the mean distribution of its rows: at
-128 rows a tile, cutting at the borders computes 25-45 % more for the same keys. And the keys of clusters that
-are not chosen still count, through a tail of one term per cluster: to zero order as in SVG-EAR (arXiv 2603.08982) and
-Sol-Attn (arXiv 2607.24027); the second order in the spread of a cluster's keys, capped, is ours.
+Beside the paper's own mode (choose_by="top_p", tile_cut="cluster", tail="off") stand three changes. Tiles are cut from the
+sorted queries at full height even across a cluster's border: at 128 rows a tile, cutting at the borders computes 25-45 % more
+for the same keys. The keys of clusters that are not chosen still count, through a tail of one term per cluster: to zero order
+as in SVG-EAR (arXiv 2603.08982) and Sol-Attn (arXiv 2607.24027); the second order in the spread of a cluster's keys, capped,
+is ours. And what is computed is what the tail is expected to get most wrong (`choice`), on clusters and tiles as attention
+sees them (`clusters`, `chain`), the same for a video with a prompt and without.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from itertools import product
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from ..kernels.budget import spend
 from ..kernels.centroids import Centroids, centroids
 from ..kernels.pack import ClusterAssignment, pack_lists
 from ..kernels.plan import Plan, Tail
-from ..kernels.score import score
-from ..kernels.select import select
 from .call import Call
 from .chain import along
+from .choice import HIGHEST, SHARES, Steered, by_error, by_mass, densities, steer
 from .clusters import ALIKE_TOKENS, Clusters, joined, update_clusters
 from .planned import Planned, rows_of_tiles
 from .state import SparseState
@@ -35,8 +32,6 @@ from .tiles import split_into_tiles, text_keys
 
 NAME = "SVG2"
 WARMS_UP = True
-SHARES = 1 << 20  # parts of all pairs in which a density is counted
-LOWEST, HIGHEST = 0.05, 0.60  # densities that a target error may lead to
 BLOCK_C = 1024  # the choice's masses are in whole blocks of so many clusters
 
 
@@ -45,14 +40,14 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     call, shared = _sharing(call, key)
     layout, config = call.layout, call.config
     clusters, remembered = update_clusters(q, k, call, state.get(shared), final=True)
-    query_index, row_labels = query_tiles(q, clusters, call)
+    query_index = query_tiles(q, clusters, call)
     rows = rows_of_tiles(query_index)
     v_centroids = None if config.tail == "off" else v_moments(v[:, :, layout.video], clusters, call)
     if config.by_error:
-        density = _densities(rows, call, state, key)
-        cluster_mask, count = choose_by_error(q, query_index, rows, clusters, v_centroids, density, call)
+        density = densities(rows, call, state, key)
+        cluster_mask, count = by_error(q, query_index, rows, clusters, v_centroids, density, call)
     else:
-        cluster_mask, count = choose(clusters, row_labels, call)
+        cluster_mask, count = by_mass(clusters, query_index, call)
     # Longest lists first: what is left at a launch's end are short ones, and no multiprocessor waits long for another.
     count, longest = count.sort(dim=-1, descending=True, stable=True)
     cluster_mask, query_index = (x.gather(2, longest.unsqueeze(-1).expand_as(x)) for x in (cluster_mask, query_index))
@@ -119,36 +114,6 @@ def _sharing(call: Call, key: Hashable) -> tuple[Call, Hashable]:
     return call, key if call.shared_key is None else call.shared_key
 
 
-def _densities(rows: Tensor, call: Call, state: SparseState, key: Hashable) -> Tensor:
-    """What each head is to compute, [V, H] float32: the same for all, or what their errors have led to."""
-    density = call.config.density
-    if call.config.choose_by == "target_error":
-        steered = state.get((key, "density"))
-        if steered is not None:
-            return steered.density
-        density = min(max(density, LOWEST), HIGHEST)
-    return torch.full(rows.shape[:2], density, device=rows.device)
-
-
-@dataclass(frozen=True)
-class Steered:
-    """What the state keeps of a head's error for the next call: the density that should meet the target, [V, H] float32."""
-
-    density: Tensor
-
-
-def steer(density: Tensor, stats: AttentionStats, target: float) -> Tensor:
-    """The density [V, H] that brings a head's error towards the target, from what it was at this one.
-
-    Error falls about with the first to the third power of density: by the square root of what is wanted no head swings, and
-    most arrive in two steps.
-    """
-    error = stats.error.unflatten(0, (-1, len(density))).mean(0)
-    wanted = density * (error / target).sqrt()
-    unknown = stats.dense.unflatten(0, (-1, len(density))).any(0) | ~wanted.isfinite()  # max_error leaves no sparse error
-    return torch.where(unknown, HIGHEST, wanted).clamp(LOWEST, HIGHEST)
-
-
 def list_bytes(call: Call) -> int:
     """Bytes of one head's key lists: the most they may have, since on a GPU what they have is not known without waiting."""
     return 4 * most_keys(call)
@@ -160,7 +125,7 @@ def most_keys(call: Call) -> int:
     every = tiles * layout.video_tokens
     if config.by_error and config.tail != "off" and config.tile_cut == "full":
         density = HIGHEST if config.choose_by == "target_error" else config.density
-        every = min(every, math.ceil(density * layout.tokens**2 / call.block_m) + layout.video_tokens)
+        every = min(every, math.ceil((density + 1 / SHARES) * layout.tokens**2 / call.block_m) + layout.video_tokens)
     return every + tiles * layout.text_keys
 
 
@@ -216,39 +181,6 @@ def _tiles(call: Call) -> int:
     return tiles + _clusters(call)[0] if call.config.tile_cut == "cluster" else tiles
 
 
-def choose(clusters: Clusters, row_labels: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
-    mean, cluster_sizes, _ = clusters.key_centroids
-    log_size = rearrange(cluster_sizes.float().log(), "b h c -> (b h) 1 c")
-    queries, keys = rearrange(clusters.q_mean, "b h c d -> (b h) c d"), rearrange(mean, "b h c d -> (b h) d c")
-    probs = torch.baddbmm(log_size, queries, keys, alpha=call.sm_scale).softmax(-1).unflatten(0, mean.shape[:2])
-    return select(probs, row_labels, cluster_sizes, call.config.top_p, call.config.min_keep, backend=call.backend)
-
-
-def choose_by_error(
-    q: Tensor, query_index: Tensor, rows: Tensor, clusters: Clusters, v_centroids: Centroids | None, density: Tensor, call: Call
-) -> tuple[Tensor, Tensor]:
-    """Which key clusters each tile reads: those whose keys save the most error, to a density a head [V, H]; as `spend`."""
-    layout, config = call.layout, call.config
-    mean, sizes, variance = clusters.key_centroids
-    spread = None if v_centroids is None else v_centroids.variance.sum(-1)
-    terms = [mean, variance, sizes.float().log(), spread]
-    scored = query_index[..., :: config.score_every]
-    each = (
-        score(part_of_q, scored, *own, sm_scale=call.sm_scale, backend=call.backend)
-        for part_of_q, *own in zip(*(_by_conditioning(x, call) for x in [q, *terms]), strict=True)
-    )
-    scores = reduce(Tensor.add_, each)
-    text_pairs = layout.text_tokens * (layout.video_tokens + layout.text_keys) + layout.video_tokens * layout.text_keys
-    share = (density * SHARES).round().long()  # in whole numbers: float32 could not count the pairs
-    budget = (share * layout.tokens**2 // SHARES - text_pairs).clamp(min=0)
-    return spend(scores, rows, clusters.keys.cluster_sizes, budget, at_least_one=config.tail == "off", backend=call.backend)
-
-
-def _by_conditioning(x: Tensor | None, call: Call) -> Sequence[Tensor | None]:
-    return [None] * call.conditionings if x is None else x.chunk(call.conditionings)
-
-
 def v_moments(v: Tensor, clusters: Clusters, call: Call) -> Centroids:
     """Centroids of the values [B, H, Nv, D] by clusters of keys, with variances where clusters are chosen by error."""
     parts = (
@@ -264,17 +196,15 @@ def tail_terms(v_centroids: Centroids, clusters: Clusters, dtype: torch.dtype, t
     return mean.to(dtype), variance, v_centroids.mean.to(dtype), cluster_sizes.float().log()
 
 
-def query_tiles(q: Tensor, clusters: Clusters, call: Call) -> tuple[Tensor, Tensor]:
-    """Tiles of the video's query rows, sorted by cluster: token numbers and clusters, [V, H, T, M], -1 beyond."""
+def query_tiles(q: Tensor, clusters: Clusters, call: Call) -> Tensor:
+    """Tiles of the video's query rows, sorted by cluster: token numbers, [V, H, T, M] int32, -1 beyond."""
     queries, at_borders = clusters.queries, call.config.tile_cut == "cluster"
     if clusters.metric is not None:
         lead = q[: len(clusters.q_mean), :, call.layout.video]
-        queries = queries._replace(permutation=along(lead, queries, clusters.q_mean, clusters.metric, call.backend))
-    order = _align_to_clusters(queries, call.block_m) if at_borders else queries.permutation
-    rows = split_into_tiles(order, call.block_m)
-    row_labels = queries.labels.gather(2, order.clamp(min=0).long())
-    row_labels = split_into_tiles(torch.where(order < 0, -1, row_labels), call.block_m)
-    return torch.where(rows < 0, -1, rows + call.layout.text_before), row_labels
+        permutation = along(lead, queries, clusters.q_mean, clusters.metric, call.backend)
+        queries = queries._replace(permutation=permutation)
+    rows = split_into_tiles(_align_to_clusters(queries, call.block_m) if at_borders else queries.permutation, call.block_m)
+    return torch.where(rows < 0, -1, rows + call.layout.text_before)
 
 
 def _align_to_clusters(queries: ClusterAssignment, block_m: int) -> Tensor:

@@ -22,6 +22,7 @@ CONFIGS = [
     pytest.param(SVGConfig(sparsity=0.5), id="svg"),
     pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20), id="svg2"),
     pytest.param(SVG2Config(density=0.4, q_clusters=10, k_clusters=20, tail="off", score_every=3), id="svg2-no-tail"),
+    pytest.param(SVG2Config(choose_by="target_error", target_error=0.1, q_clusters=10, k_clusters=20), id="svg2-target"),
     pytest.param(SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20), id="svg2-top-p"),
     pytest.param(
         SVG2Config(choose_by="top_p", top_p=0.6, q_clusters=10, k_clusters=20, tail="off", tile_cut="cluster"), id="svg2-paper"
@@ -91,7 +92,7 @@ def test_stats_tell_what_was_done(config):
     assert (stats.pattern is None) == isinstance(config, SVG2Config)
     assert torch.all((stats.error / true_error - 1).abs() < 0.35)  # 64 of 648 rows
     _, unmeasured = sparse_attention(q, k, v, config=config, layout=layout)
-    assert unmeasured.error is None
+    assert (unmeasured.error is None) != (getattr(config, "choose_by", "") == "target_error")
 
 
 @pytest.mark.parametrize("config", EVERYTHING)
@@ -169,7 +170,8 @@ def test_what_is_not_finite_is_told_apart_by_dense_attention_and_passes_no_limit
     out, stats = sparse_attention(q, k, v, **call, max_error=0.99)
     assert stats.dense.tolist() == [[True, True, False]] and stats.finite.tolist() == [[False, True, True]]
     torch.testing.assert_close(out[:, 1], F.scaled_dot_product_attention(q, k, v)[:, 1])
-    assert sparse_attention(q, k, v, config=config, layout=LAYOUT)[1].exact_finite is None
+    unmeasured = sparse_attention(q, k, v, config=config, layout=LAYOUT)[1].exact_finite is None
+    assert unmeasured != (getattr(config, "choose_by", "") == "target_error")  # which needs to know its error
 
 
 def test_kept_is_the_share_of_clusters_that_tiles_read():

@@ -15,8 +15,9 @@ from sparse_videogen.kernels.pack import sort_by_label
 from sparse_videogen.svg_core import Call, SparseState, SVG2Config, VideoLayout, sparse_attention, warm_up
 from sparse_videogen.svg_core import call as call_module
 from sparse_videogen.svg_core.chain import BINS, along, chain, put_in_order
+from sparse_videogen.svg_core.choice import HIGHEST, LOWEST
 from sparse_videogen.svg_core.clusters import initial_centroids, metrics, update_clusters
-from sparse_videogen.svg_core.svg2 import HIGHEST, LOWEST, most_keys, plan
+from sparse_videogen.svg_core.svg2 import most_keys, plan
 from sparse_videogen.svg_core.tiles import read_mask, text_plan
 
 LAYOUT = VideoLayout(8, 12, 12)
