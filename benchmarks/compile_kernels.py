@@ -167,6 +167,7 @@ CASES = (
         variants=({"AT_LEAST_ONE": False}, {"AT_LEAST_ONE": True}),
         **NO_HEADS,
     ),
+    Case("bins", "_bins_kernel", pointers(x="x", i32="labels bins", fp32="axis offset"), matrix=False),
     Case("select", "_tile_mass_kernel", pointers(fp32="probs mass", i32="row_labels"), variants=({"ROWS": 128},), **NO_HEADS),
     Case(
         "select", "_select_kernel", pointers(fp32="mass", i32="sizes count", u8="cluster_mask"), floats=("top_p",), **NO_HEADS

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..compat import FUSED
 from ..rows import token_rows
 
-BLOCK_M = 32  # tokens of a program: they and their axes are 48 registers a thread at head_dim 128
+BLOCK_M = 16  # tokens of a program: they and their axes are 32 registers a thread at head_dim 128
 
 
 @triton.jit(do_not_specialize=["n_heads", "n_tokens", "n_clusters", "n_bins", "stride_xb", "stride_xh", "stride_xn"])

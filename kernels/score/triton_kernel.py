@@ -12,7 +12,7 @@ from torch import Tensor
 from ..compat import FUSED, float32_precision
 from ..plan import SECOND_ORDER_CAP
 from ..rows import token_rows
-from ..tile_configs import tile_config
+from ..tile_configs import NoTileConfig, architecture, tile_config
 
 LOG2_E = math.log2(math.e)
 BLOCK_ROWS = 16  # clusters of a program that rounds them; every block_n is a multiple
@@ -139,9 +139,17 @@ def launch_score(
     v_spread: Tensor | None,
     sm_scale: float,
 ) -> Tensor:
-    """See the contract; means and variances are rounded to q's dtype, and clusters beyond the last weigh nothing."""
+    """See the contract; means and variances are rounded to q's dtype, and clusters beyond the last weigh nothing.
+
+    Raises:
+        NoTileConfig: a tile has more rows than the table's config takes.
+    """
     (b, h, tiles, n_rows), (clusters, d) = rows.shape, k_mean.shape[2:]
     config = tile_config("score", d, q.device, q.dtype)
+    padded_rows = max(16, triton.next_power_of_2(n_rows))
+    if padded_rows > config.block_m:
+        case = f"{str(q.dtype).removeprefix('torch.')}, head_dim {d} and tiles of {n_rows} rows"
+        raise NoTileConfig(f"score has no Triton kernel for {case} on {architecture(q.device)}")
     n_blocks = triton.cdiv(clusters, config.block_n)
     mean = torch.empty((b, h, n_blocks * config.block_n, d), dtype=q.dtype, device=q.device)
     variance = mean if k_variance is None else torch.empty_like(mean)
@@ -155,15 +163,13 @@ def launch_score(
         mean, variance, log2_size, worth, clusters, sm_scale**2,
         HAS_VARIANCE=second_order, HEAD_DIM=d, BLOCK_ROWS=BLOCK_ROWS, **FUSED,
     )  # fmt: skip
-    padded_rows = max(16, triton.next_power_of_2(n_rows))
-    block_m = max(config.block_m, padded_rows)
     q, strides = token_rows(q)
-    _score_kernel[(triton.cdiv(tiles, block_m // padded_rows), h, b)](
+    _score_kernel[(triton.cdiv(tiles, config.block_m // padded_rows), h, b)](
         q, rows.contiguous(), mean, variance, log2_size, worth, out,
         tiles, n_rows, clusters, n_blocks,
         sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, 2 * SECOND_ORDER_CAP / sm_scale**2, *strides,
         HAS_VARIANCE=second_order, HEAD_DIM=d, ROWS=padded_rows,
         PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
-        **config.constexprs | {"BLOCK_M": block_m}, **config.launch,
+        **config.constexprs, **config.launch,
     )  # fmt: skip
     return out

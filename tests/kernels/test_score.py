@@ -9,7 +9,7 @@ import torch
 from precision import product_eps
 from sparse_videogen.kernels.plan import SECOND_ORDER_CAP
 from sparse_videogen.kernels.score import score
-from sparse_videogen.kernels.tile_configs import tile_config
+from sparse_videogen.kernels.tile_configs import NoTileConfig, tile_config
 
 # B, H, N, C, D, T, R
 SHAPES = [
@@ -74,13 +74,21 @@ def test_matches_float64(b, h, n, c, d, tiles, rows, second_order, product_dtype
     assert_exact(inputs(b, h, n, c, d, tiles, rows, device, product_dtype, second_order), backend)
 
 
-@pytest.mark.parametrize("knobs", [{"block_m": 16}, {"block_m": 64, "block_n": 16}, {"block_m": 256}], ids=str)
+@pytest.mark.parametrize("knobs", [{"block_m": 32}, {"block_m": 64, "block_n": 16}, {"block_m": 256}], ids=str)
 def test_any_config_gives_the_same(knobs, device, monkeypatch, poisoned):
-    """Whatever the table says: several tiles a program, the last of them with fewer, or a tile higher than the config."""
+    """Whatever the table says: a tile a program, or several and the last of them with fewer."""
     kernel = pytest.importorskip("sparse_videogen.kernels.score.triton_kernel")
     config = replace(tile_config("score", 64, device, torch.float16), **knobs)
     monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
     assert_exact(inputs(2, 3, 111, 20, 64, 5, 24, device, torch.float16), "triton")
+
+
+def test_a_tile_of_more_rows_than_the_config_takes_is_refused_by_name(device, monkeypatch):
+    kernel = pytest.importorskip("sparse_videogen.kernels.score.triton_kernel")
+    config = replace(tile_config("score", 64, device, torch.float16), block_m=16)
+    monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
+    with pytest.raises(NoTileConfig, match="score has no Triton kernel for float16, head_dim 64 and tiles of 24 rows on"):
+        kernel.launch_score(*inputs(2, 3, 111, 20, 64, 5, 24, device, torch.float16), SM_SCALE)
 
 
 def test_an_empty_cluster_and_a_tile_without_rows_score_0(backend, device, poisoned):

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +60,14 @@ for layout in (VideoLayout(4, 6, 7), VideoLayout(8, 16, 16), VideoLayout(5, 12, 
         q = torch.randn(1, 3, layout.tokens, 64).half()
         if memory == "tokens first":
             q = q.transpose(1, 2).contiguous().transpose(1, 2)
-        for config in (SVGConfig(sparsity=0.5), SVG2Config(q_clusters=layout.frames + 4, k_clusters=2 * layout.frames + 8,
-                       top_p=0.5, kmeans_init_iters=2)):
+        svg2 = {"q_clusters": layout.frames + 4, "k_clusters": 2 * layout.frames + 8, "kmeans_init_iters": 2}
+        for config in (SVGConfig(sparsity=0.5), SVG2Config(**svg2), SVG2Config(**svg2, choose_by="top_p", top_p=0.5)):
             for workspace_bytes in (1, 1 << 28):  # heads one by one, and together
                 call = {"config": config, "layout": layout, "backend": "triton", "workspace_bytes": workspace_bytes}
                 sparse_attention(q, q, q, **call)
     seen.append(len(set(compiled)))
-print(json.dumps([seen, failures(), len(compiled)]))
+names = sorted({kernel.split("-")[0] for kernel in compiled})
+print(json.dumps([seen, failures(), len(compiled), names]))
 """
 
 
@@ -86,6 +88,8 @@ def test_a_new_resolution_compiles_nothing_new(tmp_path):
     command = [sys.executable, "-c", COUNT, str(ROOT / "tests" / "harness")]
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    seen, failures, launches = json.loads(result.stdout.splitlines()[-1])
+    seen, failures, launches, names = json.loads(result.stdout.splitlines()[-1])
     assert failures == {} and launches > 8 * seen[0]
+    sources = [path.read_text() for path in (ROOT / "kernels").glob("*/triton_kernel.py")]
+    assert names == sorted(re.findall(r"^def (_\w+_kernel)\(", "\n".join(sources), re.MULTILINE))
     assert len(set(seen)) == 1, f"kernels compiled after each resolution: {seen}"
