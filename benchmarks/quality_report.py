@@ -14,11 +14,15 @@ STYLES = {
     "svg2-full-tiles": ("SVG2, full tiles", "C2", "^"),
     "svg2-tail-0": ("SVG2, zero-order tail", "C3", "v"),
     "svg2-tail-2": ("SVG2, second-order tail", "C4", "D"),
+    "svg2-mass": ("SVG2 by mass, with the tail", "C2", "^"),
+    "svg2": ("SVG2 by error", "C3", "D"),
+    "svg2-target": ("SVG2 by error, to a target", "C4", "v"),
     "top-blocks": ("top 64-blocks", "grey", "x"),
     "random-blocks": ("random 64-blocks", "lightgrey", "+"),
+    "random-clusters-tail": ("random clusters, with the tail", "tan", "1"),
 }
-FIGURES = "density | computed | PSNR | lowest | SSIM | attention error"
-CELLS = "name setting density:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.4f error:.4f"
+FIGURES = "density | work | computed | PSNR | lowest | SSIM | attention error"
+CELLS = "name setting density:.3f work:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.4f error:.4f"
 
 
 def tables(rows: list[dict]) -> list[str]:
