@@ -8,10 +8,9 @@ from dataclasses import replace
 from calls import call_options, methods
 from device import interleaved, on_gpu
 from measure import inputs, layout_of, parse_arguments, run
-from shapes import Shape
+from shapes import CONDITIONINGS, Shape
 from sparse_videogen.svg_core import METHODS, Call, sparse_attention
 
-BRANCHES = 2  # cond and uncond
 BLOCK_M = 128
 # counted: without a GPU, on the meta device; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
 COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
@@ -20,10 +19,10 @@ COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes
 def estimated(shape: Shape, config, batch: int = 1) -> dict:
     """What the nodes tell the host: bytes of a call, and of the state of all layers."""
     call, size = Call(config, layout_of(shape), shape.head_dim**-0.5, BLOCK_M, "triton"), (batch, shape.heads, shape.head_dim)
-    method = METHODS[type(config)]
+    method, branches = METHODS[type(config)], CONDITIONINGS
     return {
         "estimated_bytes": method.call_bytes(call, *size),
-        "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=BRANCHES), BRANCHES * batch, *size[1:]),
+        "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=branches), branches * batch, *size[1:]),
     }
 
 

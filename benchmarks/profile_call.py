@@ -28,7 +28,8 @@ PARTS = {
     "attention": "gather_attention",
     "k-means: assign": "_assign_kernel|_pad_centroids",
     "k-means: centroids": "_centroids_kernel",
-    "k-means: sort": "sort|radix|searchsorted",
+    "k-means: sort": "sort|radix|searchsorted",  # that of the bins, too
+    "tiles: bins": "_bins_kernel",
     "choice: select": "_select_kernel|_tile_mass",
     "choice: score": "_score_kernel|_pad_clusters",
     "choice: budget": "_threshold_kernel|_keep_kernel",

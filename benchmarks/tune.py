@@ -5,9 +5,10 @@ keeps what it compiled on disk, and no size is part of a kernel's identity (test
 process that takes the times finds it there ("first_ms" of a row tells). One that fails is a row with the reason.
 
 Tiles of more rows are faster at equal density and need a higher one for equal quality, since the rows of a tile choose
-their keys together. So all configs of gather_attention run plans of one selection, the same top_p, each with tiles of its
-own height: what a tall tile reads beyond a low one's counts in its time. That top_p is the one that gives tiles of
-128 rows the density asked for. The winner has the lowest sum of times without and with the tail.
+their keys together. So all configs of gather_attention run plans of one selection, by the same top_p (a density would give
+tall tiles fewer pairs than they need), each with tiles of its own height: what a tall tile reads beyond a low one's counts
+in its time. That top_p is the one that gives tiles of 128 rows the density asked for. The winner has the lowest sum of
+times without and with the tail.
 
 Configs are named as TileConfig.parse reads them, 128x64w8s5t32d128a; what stands for the tail may be left out, and is the
 table's then. Rows are appended as they are made, and the table is written after each kernel.
@@ -70,7 +71,8 @@ def use(op: str, config: TileConfig) -> None:
 
 def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> PlannedCall:
     """A call whose plans have tiles of the config in use."""
-    return PlannedCall.of(q, k, v, svg2_config(shape, kmeans_init_iters=4, top_p=top_p, min_keep=0.0, tail=tail), shape)
+    by_mass = {"choose_by": "top_p", "top_p": top_p, "min_keep": 0.0}
+    return PlannedCall.of(q, k, v, svg2_config(shape, kmeans_init_iters=4, tail=tail, **by_mass), shape)
 
 
 def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
