@@ -16,21 +16,22 @@ BLOCK_M = 128
 COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
-def estimated(shape: Shape, config, batch: int = 1) -> dict:
+def estimated(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> dict:
     """What the nodes tell the host: bytes of a call, and of the state of all layers."""
-    call, size = Call(config, layout_of(shape), shape.head_dim**-0.5, BLOCK_M, "triton"), (batch, shape.heads, shape.head_dim)
-    method, branches = METHODS[type(config)], CONDITIONINGS
+    options = {"conditionings": conditionings}
+    call = Call(config, layout_of(shape), shape.head_dim**-0.5, BLOCK_M, "triton", **options)
+    size, method, branches = (batch, shape.heads, shape.head_dim), METHODS[type(config)], CONDITIONINGS
     return {
         "estimated_bytes": method.call_bytes(call, *size),
         "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=branches), branches * batch, *size[1:]),
     }
 
 
-def counted(shape: Shape, config, batch: int = 1) -> int:
+def counted(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> int:
     """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
     from launches import count  # puts Triton into its interpreter: never where kernels shall run
 
-    return count(shape, config, batch).peak
+    return count(shape, config, batch, conditionings).peak
 
 
 def measured(shape: Shape, config, arguments) -> dict:
