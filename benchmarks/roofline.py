@@ -114,11 +114,14 @@ def scoring(gpu: Gpu, shape: Shape, tiles: int, block_m: int, score_every: int) 
     programs = -(-tiles * rows // config.block_m) * shape.heads
     turns, flops = programs * -(-shape.k_clusters // config.block_n), 4 * config.block_m * config.block_n * d
     try:
-        row = compiled("score", gpu.arch, d, str(config), f"HAS_VARIANCE ROWS={rows}")
+        # How many rows a tile has changes little of a loop.
+        row = compiled("score", gpu.arch, d, str(config), f"HAS_VARIANCE ROWS={config.block_m // 2}")
     except LookupError:
-        return Part("score", gpu.ms(2 * turns * flops / gpu.matrix / gpu.sms), "matrix units alone: it was not compiled")
+        least = gpu.ms(2 * turns * flops / gpu.matrix / gpu.sms)
+        return Part("score", least, "matrix units, at the least: its loops were not compiled")
     passes = [loop_of(row, number, gpu, flops, 4 * d * config.block_n) for number in (0, 1)]
-    limit = f"{' and '.join(loop.limit for loop in passes)}, {passes[0].resident} a multiprocessor"
+    limits = " and ".join(dict.fromkeys(loop.limit for loop in passes))
+    limit = f"{limits}, {passes[0].resident} a multiprocessor"
     return Part("score", gpu.ms(sum(turns * loop.rate for loop in passes) / gpu.sms), limit)
 
 
