@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -84,9 +85,20 @@ def test_heads_are_as_concentrated_as_the_models(rows):
     assert low == pytest.approx(0.0798 if row["shape"] == "wan2.1_t2v_14b" else None, abs=0.06) and high > low
 
 
-def test_the_report_shows_tables_and_a_plot(run, rows, tmp_path):
+def test_the_report_shows_tables_and_a_plot(run, rows, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import quality_report
+
     text = run(sys.executable, FOLDER / "quality_report.py", "--results", rows, "--plot", tmp_path / "plot.png").stdout
-    assert "first 20% of the steps dense" in text and "SVG2 by error, to a target" in text
+    for op, name, kept in (
+        ("quality", "SVG2 by error", "20%"),
+        ("quality-heads", "SVG2 by error, to a target", "target_error=0.05"),
+    ):
+        header, cells = quality_report.TABLES[op][1:]
+        (body,) = re.findall(rf"^{re.escape(f'| {header} |')}\n.*\n((?:\|.*\n)*)", text, re.MULTILINE)
+        lines = [line.strip("| ").split(" | ") for line in body.splitlines()]
+        assert all(len(line) == len(cells.split()) and all(line) for line in lines)
+        assert any(line[0] == name and kept in line for line in lines)
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
