@@ -99,11 +99,12 @@ def run_kernel(shape: Shape, device: str) -> None:
 
 
 def run_small(device: str) -> None:
-    """Both methods, without and with the tail, at sizes that leave tiles and lists unfilled; raises if torch differs."""
+    """All planners, without and with the tail, at sizes that leave tiles and lists unfilled; raises if torch differs."""
     shape = Shape(2, 128, 3, 9, 7, text=5, q_clusters=6, k_clusters=20)
-    tails = (svg2_config(shape, top_p=0.5, tail=tail) for tail in ("off", "second_order"))
+    choices = ({"density": 0.3, "tail": "off"}, {"density": 0.3}, {"choose_by": "top_p", "top_p": 0.5})
+    svg2 = (svg2_config(shape, **choice) for choice in choices)
     q, k, v = inputs(shape, device, torch.float16)
-    for config in (SVGConfig(sparsity=0.5), *tails):
+    for config in (SVGConfig(sparsity=0.5), *svg2):
         out, expected = (
             sparse_attention(q, k, v, **call_options(config, shape), measure_error=True, backend=backend)[0]
             for backend in (backend_of(q), "torch")
