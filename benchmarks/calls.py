@@ -5,7 +5,7 @@ A few tiles of a plan are compared with the reference before a time is taken: ti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from measure import layout_of
@@ -37,9 +37,10 @@ def methods(shape: Shape) -> dict:
     return {"svg": SVGConfig(), "svg2": svg2_config(shape)}
 
 
-def call_options(config, shape: Shape) -> dict:
+def call_options(config, shape: Shape, conditionings: int = 1) -> dict:
     """What `sparse_attention` takes beside q, k, v; its state is that of the calls that share these options."""
-    return {"config": config, "layout": layout_of(shape), "state": SparseState(), "key": 0}
+    options = {"config": config, "layout": layout_of(shape), "state": SparseState(), "key": 0}
+    return options | {"conditionings": conditionings}
 
 
 def backend_of(q: Tensor) -> str:
@@ -49,7 +50,8 @@ def backend_of(q: Tensor) -> str:
 
 def planned(q: Tensor, k: Tensor, v: Tensor, options: dict) -> list[Planned]:
     """The plans of the call with these `call_options`, as `sparse_attention` makes them."""
-    return plans(q, k, v, Call.of(q, options["config"], options["layout"]), options["state"], options["key"])
+    call = Call.of(q, options["config"], options["layout"], conditionings=options["conditionings"])
+    return plans(q, k, v, call, options["state"], options["key"])
 
 
 def require_kernels() -> None:
@@ -72,9 +74,14 @@ class PlannedCall:
     parts: list[tuple[tuple[slice, slice], Plan]]
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, config, shape: Shape) -> PlannedCall:
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, config, shape: Shape, conditionings: int = 1) -> PlannedCall:
         """With all of its plans at once."""
-        return cls(q, k, v, [part for queries in planned(q, k, v, call_options(config, shape)) for part in queries.parts])
+        made = planned(q, k, v, call_options(config, shape, conditionings))
+        return cls(q, k, v, [part for queries in made for part in queries.parts])
+
+    def without_tail(self) -> PlannedCall:
+        """The same lists, without what stands for the other keys."""
+        return replace(self, parts=[(where, replace(plan, tail=None)) for where, plan in self.parts])
 
     def run(self) -> Tensor:
         """The executor over all parts."""

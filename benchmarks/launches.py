@@ -76,13 +76,13 @@ def _storage(x: torch.Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
-def count(shape: Shape, config, batch: int = 1) -> Counts:
-    """Of a bf16 call with its error measured; `peak` is without its output."""
+def count(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> Counts:
+    """Of a bf16 call with its error measured; `peak` is without its output. The batch has so many conditionings of a video."""
     from triton.runtime.interpreter import InterpretedFunction
 
     size = (batch, shape.tokens, shape.heads, shape.head_dim)
     q, k, v = (torch.empty(size, dtype=torch.bfloat16, device="meta").transpose(1, 2) for _ in range(3))
-    options, counts = call_options(config, shape), Counts()
+    options, counts = call_options(config, shape, conditionings), Counts()
 
     def launcher(kernel, grid):
         return lambda *args, **kwargs: counts.triton.update([kernel.fn.__name__])

@@ -74,8 +74,8 @@ def layout_of(shape: Shape) -> VideoLayout:
     return VideoLayout(shape.frames, shape.height, shape.width, text_after=shape.text)
 
 
-def inputs(shape: Shape, device: str, dtype: torch.dtype | None = None):
-    """q, k, v [1, heads, tokens, head_dim] of the synthetic scene, in the host's memory order (B, N, H * D).
+def inputs(shape: Shape, device: str, dtype: torch.dtype | None = None, conditionings: int = 1):
+    """q, k, v [conditionings, heads, tokens, head_dim] of the synthetic scene, in the host's memory order (B, N, H * D).
 
     The dtype is bfloat16 on a GPU and float32 on a CPU if None.
     """
@@ -83,7 +83,7 @@ def inputs(shape: Shape, device: str, dtype: torch.dtype | None = None):
     heads = {"heads": min(shape.heads, 4), "head_dim": shape.head_dim}
     made = video_qkv(shape.frames, shape.height, shape.width, **heads, text=shape.text, dtype=dtype)
     repeat = -(-shape.heads // heads["heads"])
-    made = (x.to(device).repeat(1, repeat, 1, 1)[:, : shape.heads] for x in made)
+    made = (x.to(device).repeat(conditionings, repeat, 1, 1)[:, : shape.heads] for x in made)
     return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in made)
 
 

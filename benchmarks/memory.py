@@ -8,30 +8,30 @@ from dataclasses import replace
 from calls import call_options, methods
 from device import interleaved, on_gpu
 from measure import inputs, layout_of, parse_arguments, run
-from shapes import Shape
+from shapes import CONDITIONINGS, Shape
 from sparse_videogen.svg_core import METHODS, Call, sparse_attention
 
-BRANCHES = 2  # cond and uncond
 BLOCK_M = 128
 # counted: without a GPU, on the meta device; estimated: what the nodes tell the host; peak_bytes: measured on a GPU.
 COLUMNS = ("shape", "provider", "counted_bytes", "estimated_bytes", "state_bytes", "run_bytes", "peak_bytes", "ms")
 
 
-def estimated(shape: Shape, config, batch: int = 1) -> dict:
+def estimated(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> dict:
     """What the nodes tell the host: bytes of a call, and of the state of all layers."""
-    call, size = Call(config, layout_of(shape), shape.head_dim**-0.5, BLOCK_M, "triton"), (batch, shape.heads, shape.head_dim)
-    method = METHODS[type(config)]
+    options = {"conditionings": conditionings}
+    call = Call(config, layout_of(shape), shape.head_dim**-0.5, BLOCK_M, "triton", **options)
+    size, method, branches = (batch, shape.heads, shape.head_dim), METHODS[type(config)], CONDITIONINGS
     return {
         "estimated_bytes": method.call_bytes(call, *size),
-        "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=BRANCHES), BRANCHES * batch, *size[1:]),
+        "state_bytes": shape.layers * method.state_bytes(replace(call, conditionings=branches), branches * batch, *size[1:]),
     }
 
 
-def counted(shape: Shape, config, batch: int = 1) -> int:
+def counted(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> int:
     """Bytes that a call in the middle of a run has allocated at its peak, its output apart, for bf16."""
     from launches import count  # puts Triton into its interpreter: never where kernels shall run
 
-    return count(shape, config, batch).peak
+    return count(shape, config, batch, conditionings).peak
 
 
 def measured(shape: Shape, config, arguments) -> dict:

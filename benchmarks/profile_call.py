@@ -28,9 +28,9 @@ PARTS = {
     "attention": "gather_attention",
     "k-means: assign": "_assign_kernel|_pad_centroids",
     "k-means: centroids": "_centroids_kernel",
-    "k-means: sort": "sort|radix|searchsorted",
+    "k-means: sort": "sort|radix|searchsorted",  # that of the bins, too
+    "tiles: bins": "_bins_kernel",
     "choice: select": "_select_kernel|_tile_mass",
-    "tiles: order in a cluster": "_bins_kernel",
     "choice: score": "_score_kernel|_pad_clusters",
     "choice: budget": "_threshold_kernel|_keep_kernel",
     "choice: lists": "_pack_lists",
@@ -99,11 +99,12 @@ def run_kernel(shape: Shape, device: str) -> None:
 
 
 def run_small(device: str) -> None:
-    """Both methods, SVG2 by density and by top_p, at sizes that leave tiles and lists unfilled; raises if torch differs."""
+    """All planners, without and with the tail, at sizes that leave tiles and lists unfilled; raises if torch differs."""
     shape = Shape(2, 128, 3, 9, 7, text=5, q_clusters=6, k_clusters=20)
-    choices = ({"tail": "off"}, {"tail": "second_order"}, {"choose_by": "top_p", "top_p": 0.5})
+    choices = ({"density": 0.3, "tail": "off"}, {"density": 0.3}, {"choose_by": "top_p", "top_p": 0.5})
+    svg2 = (svg2_config(shape, **choice) for choice in choices)
     q, k, v = inputs(shape, device, torch.float16)
-    for config in (SVGConfig(sparsity=0.5), *(svg2_config(shape, 0.5, **choice) for choice in choices)):
+    for config in (SVGConfig(sparsity=0.5), *svg2):
         out, expected = (
             sparse_attention(q, k, v, **call_options(config, shape), measure_error=True, backend=backend)[0]
             for backend in (backend_of(q), "torch")

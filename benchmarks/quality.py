@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,102 +20,152 @@ from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harn
 
 # isort: split
 import tiny_wan
-from diffusers_host import Run
+from diffusers_host import CONDITIONINGS, Run
 from moving_shapes import PROMPTS
 from quality_heads import curves
-from render import Scene
+from render import Scene, work
 from sparse_videogen.svg_core import SVG2Config, VideoLayout
 from torch import Tensor
 from video_quality import psnr, ssim
 
-COLUMNS = ("provider", "setting", "start_percent", "density", "computed", "psnr", "psnr_min", "ssim", "error", "seconds")
-# At 720p a query cluster has about 250 rows on tiles of 128; here about 110 on tiles of 64. Key clusters of as many tokens
-# as there (76) would be 17: too few to choose from, so they are smaller.
+COLUMNS = (
+    *("provider", "setting", "start_percent", "steps", "density", "work", "computed"),
+    *("psnr", "psnr_min", "ssim", "error", "seconds"),
+)
+# At 720p a query cluster has about 250 rows on tiles of 128; here about 110 on tiles of 64, and by expected error one for each
+# tile. Key clusters of as many tokens as there (76) would be 17: too few to choose from, so they are smaller.
 TILE = (64, 32)
-SVG2 = SVG2Config(q_clusters=12, k_clusters=96, kmeans_init_iters=10, min_keep=0.02)
-CURVES = curves(SVG2, (0.3, 0.5, 0.7, 0.9), (0.1, 0.2, 0.4))
-BASE = replace(SVG2, top_p=0.7)
+BY_MASS = SVG2Config(q_clusters=12, k_clusters=96, kmeans_init_iters=10, min_keep=0.02)
+BY_ERROR = replace(BY_MASS, q_clusters=20)
+CURVES = curves(BY_MASS, BY_ERROR, (0.3, 0.5, 0.7, 0.9), (0.1, 0.2, 0.3, 0.4), (0.08, 0.15, 0.3))
 WARM_UPS = (0.0, 0.2)
-STARTS = (0.0, 0.1, 0.3, 0.4)  # 0.2 is that of the other studies
-STUDIES = {
-    "base": [("", BASE, 0.2)],
-    "tail off": [("", replace(BASE, tail="off"), 0.2)],
-    "clusters": [
-        (f"{q}/{k}", replace(BASE, q_clusters=q, k_clusters=k), 0.2) for q, k in ((6, 48), (24, 96), (12, 192), (24, 192))
-    ],
-    "recluster_every": [(str(n), replace(BASE, recluster_every=n), 0.2) for n in (2, 4, 8)],
-    "kmeans_step_iters": [(str(n), replace(BASE, kmeans_step_iters=n), 0.2) for n in (1, 4)],
-    "start_percent": [(str(start), BASE, start) for start in STARTS],
-    "start_percent, tail off": [(str(start), replace(BASE, tail="off"), start) for start in STARTS],
-}
+BASE = replace(BY_ERROR, density=0.3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row: what it says of itself, and what is rendered for it.
+
+    Attributes:
+        start_percent: share of the steps that run dense first.
+        steps: of the sampler; None is what --steps says.
+        conditionings: that share their clusters; 1: each has its own.
+    """
+
+    provider: str
+    setting: str
+    config: object
+    start_percent: float = 0.0
+    steps: int | None = None
+    conditionings: int = CONDITIONINGS
+
+
+def study(name: str, values: tuple) -> Iterator[Job]:
+    """The base with each of these values of a setting."""
+    return (Job(name, str(value), replace(BASE, **{name: value})) for value in values)
+
+
+def studies() -> Iterator[Job]:
+    """One setting of SVG2 at a time, the others as in the base: density 0.3, falling, no dense step."""
+    for steps in (4, 8, 10, 20):
+        for density in (0.3, 0.45):
+            for start in (1.0, 1.25, 1.5, 1.75):
+                config = replace(BASE, density=density, density_start=start)
+                yield Job(f"density_start, {steps} steps", f"{start:g} at {density:g}", config, steps=steps)
+    for start in (0.0, 0.1, 0.2, 0.4):
+        yield Job("start_percent", f"{start:g}", replace(BASE, density_start=1.0), start)
+    yield from study("kmeans_init_iters", (5, 10, 20, 50))
+    yield from study("kmeans_step_iters", (1, 2))
+    yield from study("recluster_every", (1, 2, 4))
+    yield from study("score_every", (1, 2, 4, 8))
+    yield from study("tail", ("second_order", "zero_order", "off"))
+    for q, k in ((20, 96), (10, 96), (40, 96), (20, 48), (20, 192)):
+        yield Job("clusters", f"{q}/{k}", replace(BASE, q_clusters=q, k_clusters=k))
+    for conditionings, setting in ((CONDITIONINGS, "shared"), (1, "not shared")):
+        yield Job("cond and uncond", setting, BASE, conditionings=conditionings)
+
+
+def curve_points(warm_ups: list[float]) -> Iterator[Job]:
+    """Every method and setting after each length of the dense steps; behind some, SVG2's density is the same in all others."""
+    for start in warm_ups:
+        for provider, points in CURVES.items():
+            for setting, config in points.items():
+                if start and isinstance(config, SVG2Config):
+                    config = replace(config, density_start=1.0)
+                yield Job(provider, setting, config, start)
 
 
 class Renderer:
     """Renders all prompts of a seed at once, with any attention in place of the model's own."""
 
-    def __init__(self, frames: int, pixels: int, steps: int, prompts: int = len(PROMPTS)):
-        self.model, self.scene, self.prompts = tiny_wan.load(), Scene(frames=frames, pixels=pixels, steps=steps), range(prompts)
-        self.layout = VideoLayout(*self.scene.grid)
+    def __init__(self, frames: int, pixels: int, prompts: int, seeds: int):
+        self.model, self.prompts, self.seeds = tiny_wan.load(), range(prompts), range(seeds)
+        self.size = Scene(frames=frames, pixels=pixels)
+        self.layout = VideoLayout(*self.size.grid)
+        self.dense, self.measure = (cache(function) for function in (self._dense, self._measure))
 
-    def render(self, seed: int, config=None, start_percent: float = 0.0) -> tuple[Tensor, dict]:
-        """Videos [B, T, H, W], and the means of density, computed and error over the sparse calls."""
-        run = Run(config, self.layout, self.scene.steps, start_percent)
+    def render(self, seed: int, steps: int, job: Job | None = None) -> tuple[Tensor, dict]:
+        """Videos [B, T, H, W], the means of density, computed and error over the sparse calls, and the run's work."""
+        run = Run(None, self.layout, steps, 0.0)
+        if job is not None:
+            run = Run(job.config, self.layout, steps, job.start_percent, job.conditionings)
 
         def before_step(step: int, sigma: float) -> None:
             run.step = step
 
         tiny_wan.take_attention(self.model, run.attend)
-        scene = (self.prompts, self.scene.frames, self.scene.pixels, self.scene.steps, seed)
         with torch.autocast("cpu", torch.bfloat16):
-            return tiny_wan.sample(self.model, *scene, before_step), run.figures()
+            videos = tiny_wan.sample(self.model, self.prompts, self.size.frames, self.size.pixels, steps, seed, before_step)
+        figures = run.figures()
+        if figures:
+            figures["work"] = work(figures["density"], len(run.stats) / len(self.model.blocks), steps)
+        return videos, figures
 
+    def _dense(self, seed: int, steps: int) -> Tensor:
+        return self.render(seed, steps)[0]
 
-def measure(renderer: Renderer, references: dict[int, Tensor], config, start_percent: float) -> dict:
-    """Means over prompts and seeds; PSNR's mean is over the decibels of each video."""
-    begin, near, counted = time.perf_counter(), [], []
-    for seed, reference in references.items():
-        videos, means = renderer.render(seed, config, start_percent)
-        near += [(psnr(a, b), ssim(a, b)) for a, b in zip(videos, reference, strict=True)]
-        counted.append(means)
-    decibels, similar = zip(*near, strict=True)
-    means = {name: sum(x[name] for x in counted) / len(counted) for name in counted[0]}
-    quality = {"psnr": sum(decibels) / len(near), "psnr_min": min(decibels), "ssim": sum(similar) / len(near)}
-    return {**means, **quality, "videos": len(near), "seconds": time.perf_counter() - begin}
+    def _measure(self, job: Job, steps: int) -> dict:
+        """Means over prompts and seeds; PSNR's mean is over the decibels of each video."""
+        near, counted, seconds = [], [], 0.0
+        for seed in self.seeds:
+            reference, begin = self.dense(seed, steps), time.perf_counter()
+            videos, means = self.render(seed, steps, job)
+            seconds += time.perf_counter() - begin
+            near += [(psnr(a, b), ssim(a, b)) for a, b in zip(videos, reference, strict=True)]
+            counted.append(means)
+        decibels, similar = zip(*near, strict=True)
+        means = {name: sum(x[name] for x in counted) / len(counted) for name in counted[0]}
+        quality = {"psnr": sum(decibels) / len(near), "psnr_min": min(decibels), "ssim": sum(similar) / len(near)}
+        return {**means, **quality, "videos": len(near), "seconds": seconds}
 
-
-def jobs(studies: bool, warm_ups: list[float]) -> Iterator[tuple[dict, object, float]]:
-    """(what the row says of itself, config, start_percent)."""
-    if studies:
-        points = [(study, *point) for study, points in STUDIES.items() for point in points]
-    else:
-        points = [(curve, *point, s) for s in warm_ups for curve, points in CURVES.items() for point in points.items()]
-    for provider, setting, config, start in points:
-        yield {"provider": provider, "setting": setting}, config, start
+    def row(self, job: Job, steps: int) -> dict:
+        """What is measured of a job; one that differs in name alone is not rendered again."""
+        return self.measure(replace(job, provider="", setting="", steps=None), job.steps or steps)
 
 
 def main() -> None:
     """A row a method, setting and length of the warm-up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", action="store_true", help="vary one setting of SVG2 at a time")
-    parser.add_argument("--providers", nargs="+", default=None, help="only these")
+    parser.add_argument("--providers", nargs="+", default=None, help="only these; of the studies, what varies")
     parser.add_argument("--warm-ups", nargs="+", type=float, default=WARM_UPS, help="shares of the steps that run dense first")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--frames", type=int, default=13)
     parser.add_argument("--pixels", type=int, default=80)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=10, help="of all rows but those of studies that vary them")
     parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
     arguments = parser.parse_args()
     use_tiles(*TILE)
-    renderer = Renderer(arguments.frames, arguments.pixels, arguments.steps, arguments.prompts)
-    references = {seed: renderer.render(seed)[0] for seed in range(arguments.seeds)}
+    renderer = Renderer(arguments.frames, arguments.pixels, arguments.prompts, arguments.seeds)
     table = Rows(COLUMNS, arguments.json, "cpu")
     common = {"op": "quality-study" if arguments.studies else "quality", "shape": "tiny_wan"}
-    common |= {"tokens": renderer.layout.tokens, "steps": arguments.steps}
-    for names, config, start in jobs(arguments.studies, arguments.warm_ups):
-        if arguments.providers is None or names["provider"] in arguments.providers:
-            row = measure(renderer, references, config, start)
-            table.add({**common, **names, "start_percent": start, **row})
+    common |= {"tokens": renderer.layout.tokens}
+    for job in studies() if arguments.studies else curve_points(arguments.warm_ups):
+        if arguments.providers is None or job.provider in arguments.providers:
+            named = {"provider": job.provider, "setting": job.setting, "start_percent": job.start_percent}
+            named["steps"] = job.steps or arguments.steps
+            table.add({**common, **named, **renderer.row(job, arguments.steps)})
 
 
 if __name__ == "__main__":

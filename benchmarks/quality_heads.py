@@ -1,4 +1,5 @@
-"""What error does a density cost on heads as concentrated as those of a real model? One call, 16,384 tokens.
+"""What error does a density cost on heads as concentrated as those of a real model? One call, 16,384 tokens; where SVG2
+steers each head to an error, the last of five.
 
     python benchmarks/quality_heads.py --json benchmarks/results/quality_heads.jsonl
 
@@ -17,9 +18,9 @@ import torch
 from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harness/ on the path
 
 # isort: split
-from baselines import Blocks
+from baselines import Blocks, RandomClusters
 from scene import video_qkv
-from sparse_videogen.svg_core import SVG2Config, SVGConfig, VideoLayout, sparse_attention
+from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
 from sparse_videogen.svg_core.sampling import stratified
 from torch import Tensor
 
@@ -28,25 +29,37 @@ COLUMNS = ("provider", "setting", "density", "computed", "error", "error_max")
 HELD, ROWS = 0.95, 64
 TILE = (128, 64)
 SVG2 = SVG2Config(q_clusters=64, k_clusters=216, kmeans_init_iters=10, min_keep=0.02)
+TARGET_ERRORS = (0.02, 0.05, 0.1)
+SETTLED = 5  # calls until a head's density is what its target error asks for
 
 
-def curves(svg2: SVG2Config, top_p: tuple[float, ...], densities: tuple[float, ...]) -> dict[str, dict]:
-    """Provider -> setting -> config; SVG2 with these clusters."""
-    by_mass = {
-        "svg2-paper": replace(svg2, tail="off", tile_cut="cluster"),
-        "svg2-full-tiles": replace(svg2, tail="off"),
-        "svg2-tail-0": replace(svg2, tail="zero_order"),
-        "svg2-tail-2": svg2,
-    }
+def curves(
+    by_mass: SVG2Config, by_error: SVG2Config, top_p: tuple[float, ...], shares: tuple[float, ...], densities: tuple[float, ...]
+) -> dict[str, dict]:
+    """Provider -> setting -> config.
+
+    Args:
+        by_mass, by_error: SVG2's settings where it chooses by top_p, and where by expected error.
+        top_p: of the former.
+        shares: densities of the baselines and of SVG.
+        densities: of SVG2 by expected error, and of random clusters.
+    """
+    by_mass = replace(by_mass, choose_by="top_p")
+    paper, to_target = replace(by_mass, tail="off", tile_cut="cluster"), replace(by_error, choose_by="target_error")
+    chance = RandomClusters(**vars(by_error))
     return {
-        "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in densities if density >= 0.1},
-        **{name: {f"top_p={p}": replace(config, top_p=p) for p in top_p} for name, config in by_mass.items()},
-        "top-blocks": {f"density={density}": Blocks(density) for density in densities},
-        "random-blocks": {f"density={density}": Blocks(density, random=True) for density in densities},
+        "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in shares if density >= 0.1},
+        "top-blocks": {f"density={density}": Blocks(density) for density in shares},
+        "random-blocks": {f"density={density}": Blocks(density, random=True) for density in shares},
+        "random-clusters-tail": {f"density={density}": replace(chance, density=density) for density in densities},
+        "svg2-paper": {f"top_p={p}": replace(paper, top_p=p) for p in top_p},
+        "svg2-mass": {f"top_p={p}": replace(by_mass, top_p=p) for p in top_p},
+        "svg2": {f"density={density}": replace(by_error, density=density) for density in densities},
+        "svg2-target": {f"target_error={error}": replace(to_target, target_error=error) for error in TARGET_ERRORS},
     }
 
 
-METHODS = curves(SVG2, (0.5, 0.7, 0.8, 0.9, 0.95), (0.05, 0.1, 0.2, 0.4))
+METHODS = curves(SVG2, SVG2, (0.5, 0.7, 0.8, 0.9, 0.95), (0.05, 0.1, 0.2, 0.3, 0.4), (0.05, 0.08, 0.15, 0.3))
 
 
 def targets(model: str, heads: int) -> list[float]:
@@ -101,7 +114,9 @@ def main() -> None:
     common = {"op": "quality-heads", "shape": arguments.model, "tokens": layout.tokens, "head_density": reached}
     for provider in arguments.providers:
         for setting, config in METHODS[provider].items():
-            _, stats = sparse_attention(q, k, v, config=config, layout=layout, measure_error=True)
+            state = SparseState()
+            for _ in range(SETTLED if provider == "svg2-target" else 1):
+                _, stats = sparse_attention(q, k, v, config=config, layout=layout, state=state, measure_error=True)
             names = ("density", "computed", "error")
             row = {name: getattr(stats, name).mean().item() for name in names}
             if isinstance(config, Blocks):

@@ -14,26 +14,34 @@ STYLES = {
     "svg2-full-tiles": ("SVG2, full tiles", "C2", "^"),
     "svg2-tail-0": ("SVG2, zero-order tail", "C3", "v"),
     "svg2-tail-2": ("SVG2, second-order tail", "C4", "D"),
+    "svg2-mass": ("SVG2 by mass, with the tail", "C2", "^"),
+    "svg2": ("SVG2 by error", "C3", "D"),
+    "svg2-target": ("SVG2 by error, to a target", "C4", "v"),
     "top-blocks": ("top 64-blocks", "grey", "x"),
     "random-blocks": ("random 64-blocks", "lightgrey", "+"),
+    "random-clusters-tail": ("random clusters, with the tail", "tan", "1"),
 }
-FIGURES = "density | computed | PSNR | lowest | SSIM | attention error"
-CELLS = "name setting density:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.4f error:.4f"
+FIGURES = "density | work | computed | PSNR, dB | lowest | SSIM | attention error"
+CELLS = "density:.3f work:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.3f error:.3f"
+# Op -> title, header and cells of its table. docs/ shows lines of these.
+TABLES = {
+    "quality": ("Tiny model", f"method | setting | dense first | {FIGURES}", f"name setting start_percent:.0% {CELLS}"),
+    "quality-study": ("One setting at a time", f"what varies | value | {FIGURES}", f"name setting {CELLS}"),
+    "quality-heads": (
+        "Heads as concentrated as {shape}'s, {tokens:,} tokens",
+        "method | setting | density | computed | mean error | worst head",
+        "name setting density:.3f computed:.3f error:.4f error_max:.4f",
+    ),
+}
 
 
 def tables(rows: list[dict]) -> list[str]:
-    """Markdown: the curves by warm-up, the studies, the heads."""
-    rows = [{"name": STYLES.get(row["provider"], [row["provider"]])[0], **row} for row in rows]
-    of = {op: [row for row in rows if row["op"] == op] for op in ("quality", "quality-study", "quality-heads")}
+    """Markdown: the curves, the studies, the heads."""
     lines = []
-    for start in sorted({row["start_percent"] for row in of["quality"]}):
-        curves = [row for row in of["quality"] if row["start_percent"] == start]
-        lines += table(f"Tiny model, first {start:.0%} of the steps dense", f"method | setting | {FIGURES}", CELLS, curves)
-    lines += table("One setting at a time", f"what varies | value | {FIGURES}", CELLS, of["quality-study"])
-    heads = of["quality-heads"]
-    title = "Heads as concentrated as {shape}'s, {tokens:,} tokens".format(**heads[0]) if heads else ""
-    header = "method | setting | density | computed | mean error | worst head"
-    return lines + table(title, header, "name setting density:.3f computed:.3f error:.4f error_max:.4f", heads)
+    for op, (title, *form) in TABLES.items():
+        of_op = [{"name": STYLES.get(row["provider"], [row["provider"]])[0], **row} for row in rows if row["op"] == op]
+        lines += table(title.format(**of_op[0]), *form, of_op) if of_op else []
+    return lines
 
 
 def plot(rows: list[dict], file: Path) -> None:

@@ -3,6 +3,9 @@
 A model of the time from counts alone: instructions and registers of the compiled kernels (results/compiled.jsonl), bytes
 that move, the lists of a real plan and what the planner launches. Where results hold a measured time of the same
 thing, it stands beside the predicted one.
+
+SVG2's call holds cond and uncond, which share clusters and choice, and has one k-means iteration. What is shown is one
+conditioning's half of it, beside one dense attention.
 """
 
 from __future__ import annotations
@@ -16,11 +19,18 @@ from calls import call_options, planned, svg2_config
 from gpus import GPUS, PROGRAM_CYCLES, Gpu, Loop, loop_of, makespan
 from measure import inputs, layout_of, use_tiles
 from report import RESULTS, read, table
-from shapes import SHAPES, Shape
+from shapes import CONDITIONINGS, SHAPES, Shape
 from sparse_videogen.kernels.tile_configs import TileConfig, config_for
 from sparse_videogen.svg_core import WORKSPACE_BYTES, Call, SVG2Config, SVGConfig
 from sparse_videogen.svg_core.svg2 import list_bytes
 
+# Of budget: the exponent of a threshold and seven bits of its fraction, two halvings a trip through a head's scores.
+TRIPS = 8
+SUMS = {  # parts of SVG2's planning that are shown together
+    "attention and tail": ("attention", "tail"),
+    "scoring and tail": ("score", "tail"),
+    "planning": ("launches", "assign", "sort", "centroids", "tiles", "budget", "lists"),
+}
 LAUNCH_MS = 5e-3  # from one small operation's start to the next's
 
 
@@ -86,26 +96,59 @@ def launched(shape: Shape, config: SVGConfig | SVG2Config) -> Part:
     """What waits for its turn."""
     from launches import count  # puts Triton into its interpreter
 
-    counts = count(shape, config)
+    together = sharing(config)
+    counts = count(shape, config, together, together)
     started = counts.torch.total() + counts.triton.total()
-    return Part("launches", LAUNCH_MS * started, f"{started} operations")
+    return Part("launches", LAUNCH_MS * started / together, f"{started} operations of {together}")
 
 
-def planning(gpu: Gpu, shape: Shape, lists: list[list[int]], iterations: int) -> list[Part]:
-    """SVG2's planning of a call in the middle of a run, but for its launches."""
-    d, rows = shape.head_dim, shape.heads * shape.tokens
-    config = config_for("assign", d, gpu.arch)
-    row, flops = compiled("assign", gpu.arch, d, str(config), ""), 2 * config.block_m * config.block_n * d
-    loop = loop_of(row, 0, gpu, flops, 2 * d * config.block_n)
-    blocks = -(-shape.tokens // config.block_m) * shape.heads
-    turns = sum(-(-clusters // config.block_n) for clusters in (shape.q_clusters, shape.k_clusters))
-    masses = shape.heads * len(lists[0]) * shape.k_clusters
+def sharing(config: SVGConfig | SVG2Config) -> int:
+    """Conditionings that have one plan."""
+    return CONDITIONINGS if isinstance(config, SVG2Config) else 1
+
+
+def scoring(gpu: Gpu, shape: Shape, tiles: int, block_m: int, score_every: int) -> Part:
+    """The score of all clusters for all tiles of `block_m` rows: twice two products with each cluster."""
+    d, config = shape.head_dim, config_for("score", shape.head_dim, gpu.arch)
+    rows = block_m // score_every
+    programs = -(-tiles * rows // config.block_m) * shape.heads
+    turns, flops = programs * -(-shape.k_clusters // config.block_n), 4 * config.block_m * config.block_n * d
+    try:
+        # How many rows a tile has changes little of a loop.
+        row = compiled("score", gpu.arch, d, str(config), f"HAS_VARIANCE ROWS={config.block_m // 2}")
+    except LookupError:
+        least = gpu.ms(2 * turns * flops / gpu.matrix / gpu.sms)
+        return Part("score", least, "matrix units, at the least: its loops were not compiled")
+    passes = [loop_of(row, number, gpu, flops, 4 * d * config.block_n) for number in (0, 1)]
+    limits = " and ".join(dict.fromkeys(loop.limit for loop in passes))
+    limit = f"{limits}, {passes[0].resident} a multiprocessor"
+    return Part("score", gpu.ms(sum(turns * loop.rate for loop in passes) / gpu.sms), limit)
+
+
+def planning(gpu: Gpu, shape: Shape, config: SVG2Config, lists: list[list[int]], block_m: int) -> list[Part]:
+    """SVG2's planning of one conditioning in the middle of a run, but for its launches: what is shared counts in part."""
+    d, rows, iterations, tiles = shape.head_dim, shape.heads * shape.tokens, config.kmeans_step_iters, len(lists[0])
+    own, part = 1.0, 1 / sharing(config)
+    knobs = config_for("assign", d, gpu.arch)
+    row, flops = compiled("assign", gpu.arch, d, str(knobs), ""), 2 * knobs.block_m * knobs.block_n * d
+    loop = loop_of(row, 0, gpu, flops, 2 * d * knobs.block_n)
+    blocks = -(-shape.tokens // knobs.block_m) * shape.heads
+    turns = sum(-(-clusters // knobs.block_n) for clusters in (shape.q_clusters, shape.k_clusters))
+    # Of q and k; of the keys of the other conditionings, their spread and that of v; of v.
+    reads = part * 2 * iterations + (own - part) + 3 * own
+    scores = 4 * shape.heads * tiles * shape.k_clusters
+    # A program a head, whose multiprocessor has its share of what L2 gives.
+    trips_ms = TRIPS * scores / shape.heads * -(-shape.heads // gpu.sms) / (gpu.l2_gbs / gpu.sms) / 1e6
     return [
-        Part("assign", gpu.ms(iterations * turns * blocks * loop.rate / gpu.sms), loop.limit),
-        moved(gpu, "sort", 2 * iterations * rows * 2 * 2 * 10, "two passes over labels and their tokens"),
-        moved(gpu, "centroids", (2 * iterations + 2) * 2 * rows * d, "q, k, v and once more k for its spread"),
-        moved(gpu, "choice", 5 * 4 * masses, "masses of tiles and clusters"),
-        moved(gpu, "lists", 2 * 4 * shape.heads / len(lists) * sum(map(sum, lists)), "tokens read and written"),
+        Part("assign", part * gpu.ms(iterations * turns * blocks * loop.rate / gpu.sms), loop.limit),
+        moved(gpu, "sort", part * (2 * iterations + 1) * rows * 2 * 2 * 10, "two passes over labels or bins and their tokens"),
+        moved(gpu, "centroids", reads * 2 * rows * d, "q, k, v and once more k and v for their spread"),
+        moved(gpu, "tiles", part * rows * (2 * d + 4 * 4), "q for its bins, and rows"),
+        scoring(gpu, shape, tiles, block_m, config.score_every),
+        moved(gpu, "score", (2 * own + part) * scores, "scores written, and those of the other conditionings added"),
+        Part("budget", part * trips_ms, f"one multiprocessor a head reads its scores {TRIPS} times"),
+        moved(gpu, "budget", part * 1.25 * scores, "scores once more, and what is kept"),
+        moved(gpu, "lists", part * 2 * 4 * shape.heads / len(lists) * sum(map(sum, lists)), "tokens read and written"),
     ]
 
 
@@ -113,7 +156,7 @@ def plan_lists(shape: Shape, config: SVGConfig | SVG2Config, block_m: int) -> li
     """Keys of each tile by head, from the plan of a head or two of a synthetic scene."""
     use_tiles(block_m, block_m)
     few = replace(shape, heads=min(2, shape.heads))
-    video = planned(*inputs(few, "cpu", torch.float32), call_options(config, few))[-1]
+    video = planned(*inputs(few, "cpu", torch.float32), call_options(config, few))[-1]  # of one conditioning: as long
     return video.key_count[video.list_of_head.flatten().long()].tolist()
 
 
@@ -126,14 +169,18 @@ def call(gpu: Gpu, shape: Shape, config: SVGConfig | SVG2Config, tile: TileConfi
         return [profiling, *attention(gpu, shape, tile, heads, 0, shape.heads)]
     planned_call = Call(config, layout_of(shape), shape.head_dim**-0.5, tile.block_m, "triton")
     together = max(1, WORKSPACE_BYTES // list_bytes(planned_call))
-    made = planning(gpu, shape, lists, config.kmeans_step_iters)
+    made = planning(gpu, shape, config, lists, tile.block_m)
     return [*made, *attention(gpu, shape, tile, heads, shape.k_clusters, together)]
 
 
 def measured(rows: list[dict], gpu: Gpu, shape: str, method: str, density: float) -> dict[str, float]:
-    """Milliseconds in the committed results at about this density, the youngest: of the kernel alone, and of the call."""
-    provider = {"svg": "svg-triton", "svg2": "svg2+tail-triton"}[method]
-    names = {provider: "attention and tail", f"{provider}-call": "the call"}
+    """Milliseconds in the committed results at about this density, the youngest: of the kernel alone, and of the call.
+
+    SVG2's calls are measured with one conditioning, which has a plan of its own, so they are not what is predicted.
+    """
+    names = {"svg-triton": "attention and tail", "svg-triton-call": "the call"}
+    if method == "svg2":
+        names = {"svg2+tail-triton": "attention and tail"}
     return {
         names[row["provider"]]: row["ms"]
         for row in rows
@@ -145,14 +192,14 @@ def measured(rows: list[dict], gpu: Gpu, shape: str, method: str, density: float
 def lines_of(title: str, parts: list[Part], flops: float, density: float, gpu: Gpu, known: dict[str, float]) -> list[str]:
     """A table: each part, then the whole, then what was measured of it."""
     dense_ms = flops / gpu.dense_tflops / 1e9
-    predicted = {
-        "attention and tail": sum(part.ms for part in parts if part.name in ("attention", "tail")),
-        "the call": sum(part.ms for part in parts),
-    }
+    predicted = {name: sum(part.ms for part in parts if part.name in names) for name, names in SUMS.items()}
+    predicted["the call"] = sum(part.ms for part in parts)
     rate = f"{density * flops / predicted['attention and tail'] / 1e9:.0f} TFLOP/s in attention and tail"
     whole = Part("the call", predicted["the call"], f"{dense_ms / predicted['the call']:.2f}x over {gpu.dense}; {rate}")
     found = [Part(f"{name}, measured", ms, f"predicted {predicted[name]:.1f}") for name, ms in known.items()]
-    rows = [vars(part) | {"share": part.ms / dense_ms} for part in (*parts, whole, *found)]
+    sums = [Part(name, predicted[name], ", ".join(SUMS[name])) for name in ("planning", "scoring and tail")]
+    sums = sums if any(part.name == "score" for part in parts) else []
+    rows = [vars(part) | {"share": part.ms / dense_ms} for part in (*parts, *sums, whole, *found)]
     dense = {"name": "dense", "ms": dense_ms, "limit": f"{gpu.dense} at {gpu.dense_tflops} TFLOP/s, its rate at head_dim 128"}
     return table(title, "part | ms | of dense | what limits", "name ms:.1f share:.1% limit", [*rows, dense])
 
@@ -168,7 +215,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shape, rows = SHAPES[arguments.shape], read(RESULTS)
     flops = 4 * shape.heads * shape.tokens**2 * shape.head_dim
-    configs = {"svg": SVGConfig(sparsity=1 - arguments.density), "svg2": svg2_config(shape, arguments.density)}
+    svg2 = svg2_config(shape, arguments.density, kmeans_step_iters=1)
+    configs = {"svg": SVGConfig(sparsity=1 - arguments.density), "svg2": svg2}
     for method in arguments.methods:
         launches, plan = launched(shape, configs[method]), cache(partial(plan_lists, shape, configs[method]))
         for gpu in (gpu for gpu in GPUS if gpu.device in arguments.gpus):

@@ -36,3 +36,4 @@ SHAPES = {
 GPU_SHAPES = ("wan14b_720p", "wan14b_480p", "wan1.3b_480p", "hunyuan_720p", "cogvideox15")
 CPU_SHAPES = ("cpu_16k",)
 DENSITIES = (0.15, 0.25, 0.5)
+CONDITIONINGS = 2  # cond and uncond, of which a sampler with guidance calls both

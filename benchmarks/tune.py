@@ -5,9 +5,10 @@ keeps what it compiled on disk, and no size is part of a kernel's identity (test
 process that takes the times finds it there ("first_ms" of a row tells). One that fails is a row with the reason.
 
 Tiles of more rows are faster at equal density and need a higher one for equal quality, since the rows of a tile choose
-their keys together. So all configs of gather_attention run plans of one selection, the same top_p, each with tiles of its
-own height: what a tall tile reads beyond a low one's counts in its time. That top_p is the one that gives tiles of
-128 rows the density asked for. The winner has the lowest sum of times without and with the tail.
+their keys together. So all configs of gather_attention run plans of one selection, by the same top_p (a density would give
+tall tiles fewer pairs than they need), each with tiles of its own height: what a tall tile reads beyond a low one's counts
+in its time. That top_p is the one that gives tiles of 128 rows the density asked for. The winner has the lowest sum of
+times without and with the tail.
 
 Configs are named as TileConfig.parse reads them, 128x64w8s5t32d128a; what stands for the tail may be left out, and is the
 table's then. Rows are appended as they are made, and the table is written after each kernel.
@@ -28,15 +29,16 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from calls import PlannedCall, WrongResult, backend_of, require_kernels, svg2_config
+from calls import TOLERANCE, PlannedCall, WrongResult, backend_of, require_kernels, svg2_config
 from device import attempt, interleaved
 from measure import inputs, out_of_time, parse_arguments, run
 from shapes import Shape
 from sparse_videogen.kernels import backend, tile_configs
 from sparse_videogen.kernels.assign import assign
-from sparse_videogen.kernels.assign.reference import assign as reference_assign
+from sparse_videogen.kernels.score import score
 from sparse_videogen.kernels.tile_configs import TABLE, TileConfig, architecture
 from sparse_videogen.svg_core.clusters import initial_centroids
+from sparse_videogen.svg_core.tiles import split_into_tiles
 
 CONFIG_FOR = tile_configs.config_for
 # The table's own config comes first, then these.
@@ -47,8 +49,10 @@ CONFIGS = {
         *("64x128w4s5t32d128a", "128x64w4s5t32d64a"),
     ),
     "assign": ("128x64w8s3", "128x128w8s3", "128x64w4s4", "128x32w4s4", "256x64w8s3", "64x64w4s3"),
+    "score": ("128x64w8s3", "128x32w8s3", "128x32w4s3", "128x16w8s3", "64x64w4s3", "64x32w4s3"),
 }
-CASES = {"gather_attention": ("off", "second_order"), "assign": ("",)}
+CASES = {"gather_attention": ("off", "second_order"), "assign": ("",), "score": ("",)}
+SCORED_TILE = (128, 2)  # rows, of which every second one is scored
 SMALL = {"heads": 2, "frames": 4, "height": 12, "width": 16, "q_clusters": 16, "k_clusters": 40}
 MOST_COMPILE_SECONDS = 300
 COLUMNS = ("kernel", "shape", "config", "tail", "density", "computed", "first_ms", "ms", "ms_p80", "tflops")
@@ -70,7 +74,8 @@ def use(op: str, config: TileConfig) -> None:
 
 def plan_at(q, k, v, shape: Shape, top_p: float, tail: str) -> PlannedCall:
     """A call whose plans have tiles of the config in use."""
-    return PlannedCall.of(q, k, v, svg2_config(shape, kmeans_init_iters=4, top_p=top_p, min_keep=0.0, tail=tail), shape)
+    by_mass = {"choose_by": "top_p", "top_p": top_p, "min_keep": 0.0}
+    return PlannedCall.of(q, k, v, svg2_config(shape, kmeans_init_iters=4, tail=tail, **by_mass), shape)
 
 
 def top_p_for(density: float, q, k, v, shape: Shape, base: TileConfig) -> float:
@@ -88,10 +93,28 @@ def assign_work(k, shape: Shape) -> Callable:
     """One assignment of the keys, checked on a few tokens; centroids rounded alike, near ties may differ."""
     centroids = initial_centroids(k, min(shape.k_clusters, shape.tokens)).contiguous()
     run = partial(assign, k, centroids, backend=backend_of(k))
-    same = (run()[:, :, :500] == reference_assign(k[:, :, :500], centroids)).float().mean().item()
+    same = (run()[:, :, :500] == assign(k[:, :, :500], centroids, backend="torch")).float().mean().item()
     require_kernels()
     if same < 0.99:
         raise WrongResult(f"{1 - same:.1%} of the labels differ, allowed is 1 %")
+    return run
+
+
+def score_work(q, k, shape: Shape) -> Callable:
+    """The scores of a call with the second-order tail, checked on a few tiles."""
+    rows_of_tile, every = SCORED_TILE
+    rows = split_into_tiles(torch.arange(shape.tokens, dtype=torch.int32, device=q.device), rows_of_tile)[:, ::every]
+    k_mean = initial_centroids(k, min(shape.k_clusters, shape.tokens)).float()
+    log_size = torch.full(k_mean.shape[:3], 4.0, device=q.device)
+    terms = (k_mean, torch.rand_like(k_mean), log_size, torch.ones_like(log_size))
+    rows = rows.expand(*q.shape[:2], -1, -1)
+    given = {"sm_scale": shape.head_dim**-0.5}
+    run = partial(score, q, rows, *terms, **given, backend=backend_of(q))
+    found, expected = run()[:, :, :4], score(q, rows[:, :, :4], *terms, **given, backend="torch")
+    require_kernels()
+    off = ((found - expected).norm() / expected.norm()).item()
+    if not off < TOLERANCE:
+        raise WrongResult(f"scores are off by {off:.3g}, allowed are {TOLERANCE}")
     return run
 
 
@@ -99,6 +122,8 @@ def work(op: str, q, k, v, shape: Shape, plan: Callable[[], PlannedCall]) -> tup
     """What is timed, checked once, and what its row says of it; the plan is gather_attention's."""
     if op == "assign":
         return assign_work(k, shape), {}
+    if op == "score":
+        return score_work(q, k, shape), {}
     call = plan()
     call.check()
     return call.run, {"density": call.density(), "computed": call.computed()}

@@ -55,18 +55,20 @@ def render_on(host: str, scene: Scene) -> list[Render]:
 
 def print_table(renders: list[Render]) -> None:
     """What each method computed, how near to dense it came, and what it took."""
-    columns = ("density", "computed", "error", "dense/sparse", "PSNR", "SSIM", "attention s", "total s")
+    columns = ("dense/sparse", "density", "work", "computed", "error", "PSNR", "SSIM", "attention s", "total s")
     print(f"\n{'method':<20}" + "".join(f"{column:>14}" for column in columns))
     for render in renders:
         near = ("", "")
         if render is not renders[0]:
             near = (f"{psnr(render.video, renders[0].video):.1f} dB", f"{ssim(render.video, renders[0].video):.4f}")
         steps = f"{render.steps - render.sparse_steps}/{render.sparse_steps}"
-        cells = (f"{render.density:.3f}", f"{render.computed:.3f}", f"{render.error:.1%}", steps, *near)
+        shares = (f"{share:.3f}" for share in (render.density, render.work, render.computed))
+        cells = (steps, *shares, f"{render.error:.1%}", *near)
         times = (f"{render.attention_s:.1f}", f"{render.total_s:.1f}")
         print(f"{render.method:<20}" + "".join(f"{cell:>14}" for cell in cells + times))
     print(
-        "\nDense/sparse are steps; density and error are those of the sparse ones, PSNR and SSIM are against dense.\n"
+        "\nDense/sparse are steps; density, computed and error are those of the sparse ones. Work is attention's share of the\n"
+        "dense run's, dense steps counted. PSNR and SSIM are against dense.\n"
         "On so short a video planning costs about what it saves: read quality here, and speed in benchmarks/.\n"
     )
 

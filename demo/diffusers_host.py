@@ -35,6 +35,7 @@ class Run:
     layout: VideoLayout
     steps: int
     start_percent: float
+    conditionings: int = CONDITIONINGS
     step: int = 0
     seconds: float = 0.0
     stats: list[AttentionStats] = field(default_factory=list)
@@ -43,7 +44,7 @@ class Run:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Self-attention of q, k, v [B, H, N, D], dense or sparse."""
         begin = time.perf_counter()
-        shared = {"layout": self.layout, "state": self.state, "key": layer, "conditionings": CONDITIONINGS}
+        shared = {"layout": self.layout, "state": self.state, "key": layer, "conditionings": self.conditionings}
         progress = [i / self.steps for i in range(self.steps + 1)]
         if self.config is not None and progress[self.step] >= self.start_percent * (1 - TIE):
             config = self.config.at(places(progress, self.start_percent)[self.step])
@@ -65,7 +66,7 @@ class Run:
 def render(model, scene: Scene, method: Method) -> Render:
     """One video, at the host's schedule."""
     config = CONFIGS[method.node](**method.inputs) if method.node else None
-    run = Run(config, VideoLayout(*scene.grid), scene.steps, method.schedule["start_percent"])
+    run = Run(config, VideoLayout(*scene.grid), scene.steps, method.start_percent)
     take_attention(model, run.attend)
 
     def before_step(step: int, sigma: float) -> None:

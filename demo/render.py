@@ -51,26 +51,31 @@ class Method:
 
     Attributes:
         inputs: names and values as the node's widgets have them; the schedule and the blocks are in `schedule`.
+        start_percent: share of the schedule that runs dense first.
     """
 
     name: str
     node: str | None
     inputs: dict
+    start_percent: float = 0.2
 
     @property
     def schedule(self) -> dict:
-        """The widgets that all methods share: the first fifth of the steps dense, and no block of the four."""
-        return {"start_percent": START_PERCENT, "end_percent": 1.0, "dense_blocks": "", "min_tokens": 0}
+        """The widgets that all methods share: from `start_percent` to the end, and every one of the four blocks."""
+        return {"start_percent": self.start_percent, "end_percent": 1.0, "dense_blocks": "", "min_tokens": 0}
 
 
-START_PERCENT = 0.2
 # 12 query clusters are one for each tile of a CPU (256 rows); key clusters are small, for a video of so few tokens.
-SVG2 = {"choose_by": "top_p", "top_p": 0.9, "min_keep": 0.05, "q_clusters": 12, "k_clusters": 384, "kmeans_init_iters": 10}
+CLUSTERS = {"q_clusters": 12, "k_clusters": 384, "kmeans_init_iters": 10}
+PAPER = {**CLUSTERS, "choose_by": "top_p", "top_p": 0.9, "min_keep": 0.05, "tile_cut": "cluster", "tail": "off"}
+FLAT = {**CLUSTERS, "density_start": 1.0}
 METHODS = (
     Method("dense", None, {}),
     Method("SVG", "SVGAttention", {"sparsity": 0.7}),
-    Method("SVG2 without tail", "SVG2Attention", {**SVG2, "tail": "off"}),
-    Method("SVG2", "SVG2Attention", {**SVG2, "tail": "second_order"}),
+    Method("SVG2 as published", "SVG2Attention", PAPER),
+    Method("SVG2", "SVG2Attention", {**FLAT, "density": 0.3}),
+    Method("SVG2 at half", "SVG2Attention", {**FLAT, "density": 0.15}),
+    Method("SVG2, no dense step", "SVG2Attention", {**CLUSTERS, "density": 0.3, "density_start": 1.5}, start_percent=0.0),
 )
 
 
@@ -97,6 +102,16 @@ class Render:
     sparse_steps: int
     attention_s: float
     total_s: float
+
+    @property
+    def work(self) -> float:
+        """As `work` has it."""
+        return work(self.density, self.sparse_steps, self.steps)
+
+
+def work(density: float, sparse_steps: float, steps: int) -> float:
+    """Attention's share of what a dense run would compute, dense steps counted."""
+    return 1 - sparse_steps / steps * (1 - density)
 
 
 def each_method(render: Callable[[Scene, Method], Render], scene: Scene) -> list[Render]:

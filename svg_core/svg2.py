@@ -137,14 +137,24 @@ def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     config, (q_clusters, k_clusters) = call.config, _clusters(call)
     tiles, lists = _tiles(call), list_bytes(call)
     together = min(heads, max(1, call.workspace_bytes // lists))
-    every, moments = batch * heads, 2 if config.tail == "second_order" else 1
-    chosen = every * tiles * (k_clusters + 4 * call.block_m)  # clusters that a tile keeps, and its rows
-    labels = 16 * every * call.layout.video_tokens
-    means = 2 * every * head_dim * (q_clusters + k_clusters)  # what the state takes over
+    shared = call.conditionings if config.by_error else 1
+    every, planned = batch * heads, batch // shared * heads  # heads with terms of their own, and with a choice
+    moments = 2 if config.tail == "second_order" else 1
+    chosen = planned * tiles * (k_clusters + 4 * call.block_m)  # clusters that a tile keeps, and its rows
+    labels = 16 * planned * call.layout.video_tokens
+    means = 2 * planned * head_dim * (q_clusters + k_clusters)  # what the state takes over
     # First the choice, with centroids in float32 and the rows' labels; then the lists, with the tail's terms in 16 bit.
-    probs, mass = (4 * every * n for n in (q_clusters * k_clusters, tiles * -(-k_clusters // BLOCK_C) * BLOCK_C))
-    in_float32 = 4 * every * head_dim * (q_clusters + k_clusters * moments)
-    choice = max(2 * probs, probs + mass) + 4 * every * tiles * call.block_m + in_float32
+    if config.by_error:
+        k_moments = 1 if config.tail == "off" else 4  # means and variances of k and v
+        # Scores, of which a sum holds three at a time, and what they are made from in 16 bit; or before, v's moments twice.
+        scores = 4 * planned * tiles * k_clusters * min(3, shared) + planned * head_dim * k_clusters * k_moments
+        choice = max(scores, 2 * every * head_dim * k_clusters * k_moments)
+    else:
+        k_moments = moments + (config.tail != "off")
+        probs, mass = (4 * every * n for n in (q_clusters * k_clusters, tiles * -(-k_clusters // BLOCK_C) * BLOCK_C))
+        choice = max(2 * probs, probs + mass)
+    in_float32 = 4 * head_dim * (planned * q_clusters + every * k_clusters * k_moments)
+    choice += 4 * planned * tiles * call.block_m + in_float32
     terms = 0 if config.tail == "off" else 2 * every * head_dim * k_clusters * (1 + moments)
     return max(together * lists + terms, choice) + chosen + labels + means
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ SMALL = {
     "quality": ("--prompts", 1, "--seeds", 1, "--frames", 3, "--pixels", 48, "--steps", 2),
     "quality_heads": ("--heads", 2, "--grid", 4, 16, 16),
 }
-PROVIDERS = {"svg", "svg2-paper", "svg2-full-tiles", "svg2-tail-0", "svg2-tail-2", "top-blocks", "random-blocks"}
+PROVIDERS = {"svg", "svg2-paper", "svg2-mass", "svg2", "svg2-target", "top-blocks", "random-blocks", "random-clusters-tail"}
+WITH_TAIL = ("svg2-mass", "svg2", "svg2-target", "random-clusters-tail")
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +41,42 @@ def test_every_method_has_rows(rows, name):
     if name == "quality":
         assert {row["start_percent"] for row in found} == {0.0, 0.2}
         assert all(0 < row["psnr_min"] <= row["psnr"] and -1 <= row["ssim"] <= 1 for row in found)
+        for row in found:
+            dense_share = 0.5 if row["start_percent"] else 0.0  # one of two steps
+            assert row["work"] == pytest.approx(dense_share + (1 - dense_share) * row["density"])
         # Without a tail so small a video may have nothing in common with the dense one; with it, it must.
-        assert all(row["ssim"] > 0.2 for row in found if row["provider"] in ("svg2-tail-0", "svg2-tail-2"))
+        assert all(row["ssim"] > 0.2 for row in found if row["provider"] in WITH_TAIL)
 
 
-def test_the_tail_helps_and_chance_does_not(rows):
-    found = {(row["provider"], row["setting"]): row["error"] for row in read(rows, "quality_heads")}
-    assert found["svg2-tail-2", "top_p=0.5"] < 0.5 * found["svg2-full-tiles", "top_p=0.5"]
+def errors(rows) -> dict[tuple[str, str], float]:
+    return {(row["provider"], row["setting"]): row["error"] for row in read(rows, "quality_heads")}
+
+
+def test_the_choice_helps_and_chance_does_not(rows):
+    found = errors(rows)
+    assert found["svg2-mass", "top_p=0.5"] < 0.5 * found["svg2-paper", "top_p=0.5"]
     assert found["top-blocks", "density=0.2"] < found["random-blocks", "density=0.2"]
+    assert found["svg2", "density=0.15"] < 0.5 * found["random-clusters-tail", "density=0.15"]
+    assert found["svg2", "density=0.3"] < found["svg2", "density=0.15"] < found["svg2", "density=0.05"]
+
+
+def test_a_target_is_met(rows):
+    assert errors(rows)["svg2-target", "target_error=0.02"] == pytest.approx(0.02, rel=0.6)
+
+
+def test_a_study_has_rows_of_its_own_steps_and_renders_nothing_twice(run, tmp_path):
+    file, names = tmp_path / "studies.jsonl", ["density_start, 4 steps", "cond and uncond", "score_every"]
+    size = [*SMALL["quality"], "--providers", *names]
+    done = run(sys.executable, FOLDER / "quality.py", "--studies", *size, "--json", file)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {(row["op"], row["provider"], row["steps"]) for row in found} == {
+        ("quality-study", name, 4 if "4 steps" in name else 2) for name in names
+    }
+    by_name = {(row["provider"], row["setting"]): row for row in found}
+    base, same = by_name["cond and uncond", "shared"], by_name["score_every", "2"]
+    assert base["seconds"] == same["seconds"] != by_name["cond and uncond", "not shared"]["seconds"]
+    assert base["psnr"] != by_name["cond and uncond", "not shared"]["psnr"]
 
 
 def test_heads_are_as_concentrated_as_the_models(rows):
@@ -55,9 +85,20 @@ def test_heads_are_as_concentrated_as_the_models(rows):
     assert low == pytest.approx(0.0798 if row["shape"] == "wan2.1_t2v_14b" else None, abs=0.06) and high > low
 
 
-def test_the_report_shows_tables_and_a_plot(run, rows, tmp_path):
+def test_the_report_shows_tables_and_a_plot(run, rows, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import quality_report
+
     text = run(sys.executable, FOLDER / "quality_report.py", "--results", rows, "--plot", tmp_path / "plot.png").stdout
-    assert "first 20% of the steps dense" in text and "SVG2, second-order tail" in text
+    for op, name, kept in (
+        ("quality", "SVG2 by error", "20%"),
+        ("quality-heads", "SVG2 by error, to a target", "target_error=0.05"),
+    ):
+        header, cells = quality_report.TABLES[op][1:]
+        (body,) = re.findall(rf"^{re.escape(f'| {header} |')}\n.*\n((?:\|.*\n)*)", text, re.MULTILINE)
+        lines = [line.strip("| ").split(" | ") for line in body.splitlines()]
+        assert all(len(line) == len(cells.split()) and all(line) for line in lines)
+        assert any(line[0] == name and kept in line for line in lines)
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
@@ -75,6 +116,7 @@ from sparse_videogen.svg_core import Call, SparseState
 gather_attention.DEBUG = True  # every index is looked at
 q, k, v = (torch.randn(1, 2, 150, 64) for _ in range(3))
 for random in (False, True):
+    assert Blocks(0.3, random).at(0.5) == Blocks(0.3, random)
     made = (plan(q, k, v, Call(Blocks(share, random), None, 0.125, 64, "torch"), SparseState(), 0) for share in (1.0, 0.3))
     (_, whole), (_, part) = (part for planned in made for part in planned.parts)
     outs = [gather_attention.gather_attention(q, k, v, each, sm_scale=0.125) for each in (whole, part)]

@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("triton")
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+PLANNING = {"assign", "sort", "centroids", "tiles", "score", "budget", "lists"}
+SUMS = ("planning", "scoring and tail", "the call")
 
 
 def tables(text: str) -> dict[str, dict[str, float]]:
@@ -28,8 +30,13 @@ def test_every_gpu_has_a_table(run):
     found = tables(result.stdout)
     assert len(found) == 8 and all(any(gpu in title for title in found) for gpu in ("A100", "H100", "4090", "5090"))
     for title, parts in found.items():
-        own = {part: ms for part, ms in parts.items() if part not in ("the call", "dense")}
-        assert {"attention", "launches"} <= own.keys() and ("assign" in own) == title.startswith("svg2")
+        own = {part: ms for part, ms in parts.items() if part not in (*SUMS, "dense")}
+        assert {"attention", "launches"} <= own.keys()
+        if title.startswith("svg2"):
+            whole = parts["planning"] + parts["scoring and tail"] + parts["attention"]
+            assert own.keys() >= PLANNING and whole == pytest.approx(parts["the call"], abs=0.2)
+        else:
+            assert not PLANNING & own.keys() and "planning" not in parts
         assert parts["the call"] == pytest.approx(sum(own.values()), abs=0.06 * len(own))
 
 
@@ -65,10 +72,37 @@ def test_it_knows_waits_from_work(roofline, h100):
 
 def test_what_was_measured_stands_beside_it(roofline, h100):
     row = {"op": "attention", "device": "NVIDIA H100 80GB HBM3", "shape": "wan14b_720p", "density": 0.26}
-    rows = [{**row, "provider": name, "ms": ms} for name, ms in (("svg2+tail-triton", 60.0), ("svg2+tail-triton-call", 70.0))]
+    rows = [{**row, "provider": name, "ms": ms} for name, ms in (("svg-triton", 60.0), ("svg-triton-call", 70.0))]
     rows += [{**rows[0], "density": 0.5, "ms": 120.0}, {**rows[0], "shape": "wan14b_480p", "ms": 9.0}]
-    known = roofline.measured(rows, h100, "wan14b_720p", "svg2", 0.25)
+    known = roofline.measured(rows, h100, "wan14b_720p", "svg", 0.25)
     assert known == {"attention and tail": 60.0, "the call": 70.0}
     parts = [roofline.Part("attention", 50.0, ""), roofline.Part("launches", 1.0, "")]
     lines = roofline.lines_of("", parts, 1e14, 0.25, h100, known)
     assert any(line.startswith("| the call, measured | 70.0 |") and "predicted 51.0" in line for line in lines), lines
+
+
+def test_what_conditionings_share_counts_once(roofline, h100, monkeypatch):
+    """One conditioning's part of a call of two, and all of a call of its own: the score is each one's, the rest is less."""
+    shape, lists = roofline.SHAPES["wan14b_720p"], [[18_900] * 591]
+    config = roofline.svg2_config(shape, 0.25, kmeans_step_iters=1)
+
+    def parts() -> dict[str, float]:
+        made = {}
+        for part in roofline.planning(h100, shape, config, lists, 128):
+            made[part.name] = made.get(part.name, 0.0) + part.ms
+        return made
+
+    shared = parts()
+    monkeypatch.setattr(roofline, "CONDITIONINGS", 1)
+    alone = parts()
+    assert shared.keys() == alone.keys() == PLANNING
+    assert all(shared[name] == pytest.approx(alone[name] / 2) for name in ("assign", "sort", "tiles", "budget", "lists"))
+    assert alone["centroids"] > shared["centroids"] > alone["centroids"] / 2 and 0.9 * alone["score"] < shared["score"]
+
+
+def test_every_second_row_costs_half_the_score(roofline, h100):
+    shape = roofline.SHAPES["wan14b_720p"]
+    every, second = (roofline.scoring(h100, shape, 591, 128, score_every).ms for score_every in (1, 2))
+    assert second == pytest.approx(every / 2, rel=0.05)
+    # Twice two products of 1,000 clusters (1,024 with the last block) with 75,600 rows, at the rate of the matrix units.
+    assert every >= 8 * 1000 * 75_600 * 128 * 40 / (132 * 4096 * 1.70e9) * 1e3

@@ -11,7 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 ENVIRONMENT = {"device", "driver", "torch", "triton", "commit"}
-DIFFERENCES = ("choice", "pairs")  # of two times
+DIFFERENCES = ("score", "lists", "pairs", "all but score", "tail")  # of times
+PARTS = {"k-means", "tiles", "moments of v", "choice", "budget", "plans", "all", "all, labels kept"}
 COLUMNS = {"op", "provider", "shape", "tokens", "ms", "ms_p20", "ms_p80", "peak_bytes"}
 SMALL = ("--shapes", "cpu_2k", "--repeats", 1)
 OURS = {"svg-torch", "svg2-torch", "svg2+tail-torch", "svg-torch-call", "svg2+tail-torch-call"}
@@ -28,6 +29,9 @@ def test_runs_and_reports(script, rows_of, run, tmp_path):
     assert measured and all(row.keys() >= COLUMNS | ENVIRONMENT and row["ms"] > 0 for row in measured)
     if script == "attention":
         assert {row["provider"] for row in measured} == {"sdpa", *OURS}
+    if script == "planning":
+        found = {row["part"] for row in rows if row["provider"] == "svg2-torch"}
+        assert found == {*PARTS, *DIFFERENCES, "attention", "attention with the tail"}
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     said = report(run, tmp_path)
     assert script == "kmeans" or all(row["provider"] in said for row in measured)

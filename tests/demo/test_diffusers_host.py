@@ -9,6 +9,7 @@ from render import METHODS, Method, Scene
 from tiny_wan import load, sample
 from video_quality import psnr
 
+EVERYTHING = [("SVG2Attention", {"density": 1.0}), ("SVG2Attention", {"choose_by": "top_p", "top_p": 1.0})]
 SCENE = Scene(prompt=2, seed=3, frames=5, pixels=64, steps=5)
 
 
@@ -27,7 +28,7 @@ def test_dense_is_the_models_own(dense):
     torch.testing.assert_close(dense.video, video, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("node, inputs", [("SVGAttention", {"sparsity": 0.0}), ("SVG2Attention", {"top_p": 1.0})])
+@pytest.mark.parametrize("node, inputs", [("SVGAttention", {"sparsity": 0.0}), *EVERYTHING])
 def test_everything_chosen_is_dense(model, dense, node, inputs):
     render = diffusers_host.render(model, SCENE, Method("all", node, inputs))
     assert render.density == pytest.approx(1)
@@ -35,8 +36,10 @@ def test_everything_chosen_is_dense(model, dense, node, inputs):
 
 
 @pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: method.name)
-def test_each_method_is_sparse_after_the_warm_up(model, dense, method):
+def test_each_method_is_sparse_after_its_dense_steps(model, dense, method):
     render = diffusers_host.render(model, SCENE, method)
-    assert (render.steps, render.sparse_steps) == (5, 4)
+    sparse_steps = 4 if method.start_percent else 5
+    assert (render.steps, render.sparse_steps) == (5, sparse_steps)
     assert 0 < render.density < 0.9 and 0 < render.attention_s < render.total_s
+    assert render.work == pytest.approx((5 - sparse_steps + sparse_steps * render.density) / 5)
     assert 10 < psnr(render.video, dense.video) < 80
