@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 from sparse_videogen.kernels.plan import Plan
-from sparse_videogen.svg_core import METHODS, SVG2Config, svg2
+from sparse_videogen.svg_core import METHODS, SVG2Config, choice, svg2
 from sparse_videogen.svg_core.planned import rows_of_tiles, whole
 from sparse_videogen.svg_core.tiles import split_into_tiles
 from torch import Tensor
@@ -74,7 +74,7 @@ def _plan_random_clusters(q: Tensor, k: Tensor, v: Tensor, call, state, key):
     def score(q: Tensor, rows: Tensor, k_mean: Tensor, *more, **options) -> Tensor:
         return _chance(key, *rows.shape[:3], k_mean.shape[2]).to(q.device)
 
-    with patch.object(svg2, "score", score):  # the choice is made before the plan's parts are asked for
+    with patch.object(choice, "score", score):  # the choice is made before the plan's parts are asked for
         return svg2.plan(q, k, v, call, state, key)
 
 

@@ -17,7 +17,7 @@ from measure import inputs, layout_of, parse_arguments, run
 from providers import best_dense
 from shapes import CONDITIONINGS, Shape
 from sparse_videogen.kernels.gather_attention import computed_blocks
-from sparse_videogen.svg_core import Call, SVGConfig, svg2
+from sparse_videogen.svg_core import Call, SVGConfig, choice
 from sparse_videogen.svg_core.clusters import update_clusters
 from sparse_videogen.svg_core.planned import rows_of_tiles
 
@@ -75,7 +75,7 @@ def alone(q, k, v, call: Call) -> dict[str, Callable]:
     moments = partial(svg2.v_moments, v[:, :, call.layout.video], clusters, call)
     density = torch.full(rows.shape[:2], call.config.density, device=q.device)
     choice = partial(svg2.choose_by_error, q, tiles()[0], rows, clusters, moments(), density, call)
-    with patch.object(svg2, "spend", Mock(wraps=svg2.spend)) as spent:
+    with patch.object(choice, "spend", Mock(wraps=choice.spend)) as spent:
         choice()
     (args, options), scores = spent.call_args, spent.call_args.args[0]
     budget = partial(svg2.spend, scores.clone(), *args[1:], **options)
