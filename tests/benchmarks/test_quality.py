@@ -60,6 +60,14 @@ def test_the_choice_helps_and_chance_does_not(rows):
     assert found["svg2", "density=0.3"] < found["svg2", "density=0.15"] < found["svg2", "density=0.05"]
 
 
+def test_chance_has_the_same_density_as_the_choice(rows):
+    found = {(row["provider"], row["setting"]): row["density"] for row in read(rows, "quality_heads")}
+    settings = [setting for provider, setting in found if provider == "random-clusters-tail"]
+    assert len(settings) == 4
+    for setting in settings:
+        assert found["random-clusters-tail", setting] == pytest.approx(found["svg2", setting], rel=0.02), setting
+
+
 def test_a_target_is_met(rows):
     assert errors(rows)["svg2-target", "target_error=0.02"] == pytest.approx(0.02, rel=0.6)
 
