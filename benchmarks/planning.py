@@ -17,7 +17,7 @@ from measure import inputs, layout_of, parse_arguments, run
 from providers import best_dense
 from shapes import CONDITIONINGS, Shape
 from sparse_videogen.kernels.gather_attention import computed_blocks
-from sparse_videogen.svg_core import Call, SVGConfig, choice
+from sparse_videogen.svg_core import Call, SVGConfig, choice, svg2
 from sparse_videogen.svg_core.clusters import update_clusters
 from sparse_videogen.svg_core.planned import rows_of_tiles
 
@@ -71,15 +71,15 @@ def alone(q, k, v, call: Call) -> dict[str, Callable]:
     update = partial(update_clusters, q, k, call, final=True)
     clusters, last = update(last=None)
     tiles = partial(svg2.query_tiles, q, clusters, call)
-    rows = rows_of_tiles(tiles()[0])
+    rows = rows_of_tiles(tiles())
     moments = partial(svg2.v_moments, v[:, :, call.layout.video], clusters, call)
     density = torch.full(rows.shape[:2], call.config.density, device=q.device)
-    choice = partial(svg2.choose_by_error, q, tiles()[0], rows, clusters, moments(), density, call)
+    chosen = partial(choice.by_error, q, tiles(), rows, clusters, moments(), density, call)
     with patch.object(choice, "spend", Mock(wraps=choice.spend)) as spent:
-        choice()
+        chosen()
     (args, options), scores = spent.call_args, spent.call_args.args[0]
-    budget = partial(svg2.spend, scores.clone(), *args[1:], **options)
-    return {"k-means": partial(update, last=last), "tiles": tiles, "moments of v": moments, "choice": choice, "budget": budget}
+    budget = partial(choice.spend, scores.clone(), *args[1:], **options)
+    return {"k-means": partial(update, last=last), "tiles": tiles, "moments of v": moments, "choice": chosen, "budget": budget}
 
 
 def with_differences(timed: dict) -> dict:

@@ -53,9 +53,8 @@ def _by_conditioning(x: Tensor | None, call: Call) -> Sequence[Tensor | None]:
 
 def by_mass(clusters: Clusters, query_index: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Which key clusters each tile reads, by the mass that their centroids promise, and their keys; as `select`."""
-    rows = (query_index - call.layout.text_before).clamp(min=0).long()
-    row_labels = clusters.queries.labels.gather(2, rows.flatten(2)).view_as(rows)
-    row_labels = torch.where(query_index < 0, -1, row_labels)
+    tokens = (query_index.flatten(2) - call.layout.text_before).clamp_(min=0)
+    row_labels = clusters.queries.labels.gather(2, tokens.long()).view_as(query_index).masked_fill_(query_index < 0, -1)
     mean, cluster_sizes, _ = clusters.key_centroids
     log_size = rearrange(cluster_sizes.float().log(), "b h c -> (b h) 1 c")
     queries, keys = rearrange(clusters.q_mean, "b h c d -> (b h) c d"), rearrange(mean, "b h c d -> (b h) d c")
