@@ -63,10 +63,10 @@ def sparse_attention(
         out [B, H, N, D] of q's dtype and memory order, and what was done.
 
     Raises:
-        ValueError: shapes do not fit each other or the layout.
+        ValueError: shapes do not fit each other, the layout or the conditionings.
         RuntimeError: the backend cannot run here, or its kernel failed.
     """
-    _check(q, k, v, layout)
+    _check(q, k, v, layout, conditionings)
     sharing = {"conditionings": conditionings, "shared_key": shared_key, "turn": turn}
     call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes, **sharing)
     state = SparseState() if state is None else state
@@ -122,10 +122,12 @@ def _without_autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, conditionings: int) -> None:
     if q.ndim != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: self-attention needs one shape [B, H, N, D]"
         )
     if q.shape[2] != layout.tokens:
         raise ValueError(f"{layout} has {layout.tokens} tokens, q has {q.shape[2]}")
+    if conditionings < 1 or len(q) % conditionings:
+        raise ValueError(f"conditionings={conditionings}: a batch of {len(q)} does not hold so many of each video")

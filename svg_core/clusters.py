@@ -80,13 +80,13 @@ def update_clusters(
 
     Args:
         q, k: [B, H, N, D].
-        last: what the last call remembered; of no use for another length or device.
+        last: what the last call remembered; of no use for another shape or device.
         final: the call that follows needs them: catch up on what is missing of `kmeans_init_iters`.
     """
     config, backend = call.config, call.backend
     q, k = (x[:, :, call.layout.video] for x in (q, k))
     (q, *_), (k, *others) = (x.chunk(call.conditionings) for x in (q, k))
-    if last is not None and (last.tokens != q.shape[2] or last.q_mean.device != q.device):
+    if last is not None and (last.tokens, last.q_mean.shape[:2], last.q_mean.device) != (q.shape[2], q.shape[:2], q.device):
         last = None
     follows = last is not None and call.turn is not None and last.turn == call.turn
     done, calls, in_chain = (last.iterations, last.calls, last.in_chain) if last is not None else (0, 0, False)
@@ -96,10 +96,8 @@ def update_clusters(
     q_metric, k_metric = metrics(q, k) if config.by_error else (None, None)
     if follows or (last is not None and last.q_labels is not None and missing <= 0):
         iterations = 0
-        queries, keys = (
-            _kept(q, last.q_mean, last.q_labels, q_metric, backend),
-            _kept(k, last.k_mean, last.k_labels, k_metric, backend),
-        )
+        queries = _kept(q, last.q_mean, last.q_labels, q_metric, backend)
+        keys = _kept(k, last.k_mean, last.k_labels, k_metric, backend)
         q_mean = centroids(q, queries, previous=last.q_mean, backend=backend).mean
         key_centroids = centroids(k, keys, previous=last.k_mean, variance=variance, backend=backend)
     else:
@@ -114,17 +112,17 @@ def update_clusters(
     if others or call.turn is not None:
         rows = stratified(min(ALIKE_TOKENS, k.shape[2]), k.shape[2], k.device)
         sample, *more = (x.index_select(2, rows) for x in (k, *others))
-        if follows or others:
-            alike = torch.cat(
-                [likeness(last.k_sample if follows else sample, x) for x in [sample, *more][-call.conditionings :]]
-            )
+        if follows:
+            alike = torch.cat([likeness(last.k_sample, x) for x in (sample, *more)])
+        elif others:
+            alike = torch.cat([likeness(sample, x) for x in (sample, *more)])
     remembered = None
     if not follows:
         keep = (calls + 1) % config.recluster_every != 0
         labels = (x.labels.short() if keep else None for x in (queries, keys))
         means = (x.to(q.dtype) for x in (q_mean, key_centroids.mean))
         progress = (q.shape[2], done + iterations, calls + 1, in_chain, call.turn)
-        remembered = ClusterState(*means, *labels, None if others else sample, *progress)
+        remembered = ClusterState(*means, *labels, sample if call.turn is not None else None, *progress)
     if final and others:
         own = (centroids(x, keys, previous=key_centroids.mean, variance=variance, backend=backend) for x in others)
         key_centroids = joined([key_centroids, *own])

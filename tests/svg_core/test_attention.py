@@ -230,8 +230,9 @@ def test_a_state_of_another_device_or_shape_is_not_used(device, tokens):
         (64, 77, {}, r"k \(1, 2, 77, 64\)"),
         (96, 261, {}, r"head_dim 96 must be one of \(64, 128\)"),
         (64, 261, {"backend": "cuda"}, "backend='cuda'"),
+        (64, 261, {"conditionings": 2}, "conditionings=2: a batch of 1"),
     ],
-    ids=["length", "cross-attention", "head_dim", "backend"],
+    ids=["length", "cross-attention", "head_dim", "backend", "conditionings"],
 )
 def test_rejects_what_does_not_fit(head_dim, keys, other, message, make_qkv):
     q, k, v = make_qkv(LAYOUT, head_dim=head_dim)

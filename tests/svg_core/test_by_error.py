@@ -167,6 +167,8 @@ def test_a_pair_may_come_in_one_batch_or_in_two_calls_from_step_to_step():
         out, _ = sparse_attention(q[own], k[own], v[own], **call, key=element, turn=1)
         assert out.isfinite().all()
     assert call["state"].get("layer").calls == 2
+    _, stats = sparse_attention(q, k, v, **call, key="both", turn=1, conditionings=2)  # the moment is not over
+    assert call["state"].get("layer").calls == 2 and stats.alike.min() > 0.9
 
 
 def test_conditionings_of_unlike_length_share_clusters():
