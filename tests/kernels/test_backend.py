@@ -46,7 +46,7 @@ def assigned(dtype=torch.float32, device=CPU):
     """Labels by Triton, or what takes its place; and torch's."""
     rng = torch.Generator().manual_seed(0)
     x, centroids = (torch.randn(1, 1, n, 64, generator=rng).to(device, dtype) for n in (50, 5))
-    return assign(x, centroids, backend="triton"), reference(x, centroids)
+    return assign(x, centroids, backend="triton"), reference(x, centroids, None)
 
 
 def test_torch_runs_on_a_cpu_and_where_it_is_asked_for():
@@ -155,7 +155,7 @@ def test_a_failure_turns_off_nothing_for_another_dtype_or_card(launching, monkey
         calls.append((card, x.dtype))
         if calls[-1] == broken:
             raise RuntimeError("no ptxas")
-        return reference(x, centroids)
+        return reference(x, centroids, None)
 
     launching(launch)
     for card, dtype in [broken, *works, broken, *works]:

@@ -16,7 +16,8 @@ def step(node: str, number: int, run: int = 1, **changes) -> dict:
     error = [None if value is None else value / 10 for value in density]
     reasons = {"start_percent": EXPLANATION} if dense else {"dense_blocks": "block 0"}
     message = dict(node=node, run=run, method="SVG2", step=number, steps=STEPS, density=density, error=error)
-    message |= dict(temporal=None, kept_fraction=None if dense else 0.2, dense_heads=None if dense else 0, reasons=reasons)
+    heads = dict(temporal=None, kept_fraction=None if dense else 0.2, alike=None, dense_heads=None if dense else 0)
+    message |= heads | dict(reasons=reasons)
     message |= changes
     return message | step_words(message, message["steps"])
 
@@ -25,7 +26,9 @@ def report(node: str, run: int = 1, **changes) -> dict:
     """The message that ends a run."""
     steps = [{k: v for k, v in step(node, i).items() if k not in ("node", "run", "method")} for i in range(STEPS)]
     message = dict(node=node, run=run, method="SVG2", sparse_calls=32, calls=50, steps=steps)
-    message |= dict(density=0.31, computed=0.33, error=0.021, temporal=None, kept_fraction=0.2, dense_heads=0, work=0.53)
+    message |= dict(
+        density=0.31, computed=0.33, error=0.021, temporal=None, kept_fraction=0.2, alike=None, dense_heads=0, work=0.53
+    )
     message |= dict(not_finite_calls=0, broken_calls=0, inexact_dense=None, kernel_failures={})
     message["dense_reasons"] = {"start_percent": 10, "dense_blocks": 8}
     message["explanations"] = {"start_percent": EXPLANATION, "dense_blocks": "block 0"}
