@@ -134,6 +134,7 @@ class ComfyPage:
         if self.vue:
             self.page.locator(f'[data-node-id="{node_id}"] [role=combobox][aria-label="{widget}"]').click()
             self.page.get_by_role("option", name=option, exact=True).click()
+            self.page.get_by_role("listbox").wait_for(state="hidden")  # while it fades it takes the clicks for what is below
         else:
             self.page.mouse.click(*self("widgetPoint", node_id, widget))
             self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(option, exact=True).click()

@@ -151,11 +151,11 @@ def test_a_failure_turns_off_nothing_for_another_dtype_or_card(launching, monkey
     broken, works = ("8.0", torch.float32), [("8.0", torch.float16), ("9.0", torch.float32)]
     calls = []
 
-    def launch(x, centroids):
+    def launch(x, centroids, metric):
         calls.append((card, x.dtype))
         if calls[-1] == broken:
             raise RuntimeError("no ptxas")
-        return reference(x, centroids, None)
+        return reference(x, centroids, metric)
 
     launching(launch)
     for card, dtype in [broken, *works, broken, *works]:
@@ -169,11 +169,11 @@ def test_a_missing_kernel_is_said_once_and_the_others_still_run(device, launchin
     kernel = pytest.importorskip("sparse_videogen.kernels.assign.triton_kernel")
     launch, launched = kernel.launch_assign, []
 
-    def no_float32(x, centroids):
+    def no_float32(x, centroids, metric):
         if x.dtype == torch.float32:
             raise backends.NoTileConfig("assign has no Triton kernel for float32")
         launched.append(x.dtype)
-        return launch(x, centroids)
+        return launch(x, centroids, metric)
 
     monkeypatch.setattr(backends, "_without_kernel", set())
     launching(no_float32)
