@@ -83,8 +83,8 @@ class Steered:
 def steer(density: Tensor, stats: AttentionStats, target: float) -> Tensor:
     """The density [V, H] that brings a head's error towards the target, from what it was at this one.
 
-    Error falls about with the first to the third power of density: by the square root of what is wanted no head swings, and
-    most arrive in two steps.
+    Error falls faster than density rises, and how much faster differs by head: the square root of what is wanted lets none of
+    them swing.
     """
     error = stats.error.unflatten(0, (-1, len(density))).mean(0)
     wanted = density * (error / target).sqrt()

@@ -173,8 +173,8 @@ def metrics(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """How attention measures distance, (x - c)^T M (x - c), for queries and for keys: [B, H, D, D] float32.
 
     Two queries differ by the logits that they give: M is the covariance of the keys, since softmax takes no notice of what
-    is common to all. Two keys differ by the logits that they get: M is the queries' mean of q q^T, half of it made round,
-    which measured better than all of it. Both are scaled so that no eigenvalue is above 1.
+    is common to all. Two keys differ by the logits that they get: M is the queries' mean of q q^T, half of it made round, so
+    that no direction counts for nothing. Both are scaled so that no eigenvalue is above 1.
 
     Args:
         q, k: [B, H, N, D].
