@@ -62,8 +62,8 @@ def parts(shape: Shape, q, k, v) -> dict[tuple[str, str], Callable]:
 
 
 def config_for(shape: Shape, **settings):
-    """SVG2 at about a quarter of all pairs, with one iteration a call."""
-    return svg2_config(shape, 0.25, kmeans_step_iters=1, **settings)
+    """SVG2 at a quarter of all pairs."""
+    return svg2_config(shape, 0.25, **settings)
 
 
 def alone(q, k, v, call: Call) -> dict[str, Callable]:

@@ -28,7 +28,7 @@ DATA = Path(__file__).with_name("data") / "attention_density"
 COLUMNS = ("provider", "setting", "density", "computed", "error", "error_max")
 HELD, ROWS = 0.95, 64
 TILE = (128, 64)
-SVG2 = SVG2Config(q_clusters=64, k_clusters=216, kmeans_init_iters=10, min_keep=0.02)
+SVG2 = SVG2Config(q_clusters=64, k_clusters=216, min_keep=0.02)
 TARGET_ERRORS = (0.02, 0.05, 0.1)
 SETTLED = 5  # calls until a head's density is what its target error asks for
 
@@ -45,7 +45,8 @@ def curves(
         densities: of SVG2 by expected error, and of random clusters.
     """
     by_mass = replace(by_mass, choose_by="top_p")
-    paper, to_target = replace(by_mass, tail="off", tile_cut="cluster"), replace(by_error, choose_by="target_error")
+    paper = replace(by_mass, tail="off", tile_cut="cluster", kmeans_init_iters=50, kmeans_step_iters=2)
+    to_target = replace(by_error, choose_by="target_error")
     chance = RandomClusters(**vars(by_error))
     return {
         "svg": {f"sparsity={1 - density:g}": SVGConfig(sparsity=1 - density) for density in shares if density >= 0.1},

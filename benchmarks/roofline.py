@@ -215,7 +215,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shape, rows = SHAPES[arguments.shape], read(RESULTS)
     flops = 4 * shape.heads * shape.tokens**2 * shape.head_dim
-    svg2 = svg2_config(shape, arguments.density, kmeans_step_iters=1)
+    svg2 = svg2_config(shape, arguments.density)
     configs = {"svg": SVGConfig(sparsity=1 - arguments.density), "svg2": svg2}
     for method in arguments.methods:
         launches, plan = launched(shape, configs[method]), cache(partial(plan_lists, shape, configs[method]))

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 CUSTOM = "Custom"
 
-# k-means from nothing costs about a hundredth of dense attention an iteration: too much where few steps share it.
-FEW_STEPS_INIT_ITERS = 12
-
 
 def _svg(sparsity: float, start_percent: float, dense_blocks: str = "0") -> dict:
     return {"sparsity": sparsity, "start_percent": start_percent, "dense_blocks": dense_blocks}
 
 
-def _clusters(q: int = 300, k: int = 1000, init: int = 50) -> dict:
-    return {"q_clusters": q, "k_clusters": k, "kmeans_init_iters": init}
+def _clusters(q: int = 300, k: int = 1000, init: int = 10, step: int = 1) -> dict:
+    return {"q_clusters": q, "k_clusters": k, "kmeans_init_iters": init, "kmeans_step_iters": step}
 
 
-def _by_density(density: float, init: int = 50) -> dict:
+def _by_density(density: float) -> dict:
     start = {"density_start": 1.5, "start_percent": 0.0, "dense_blocks": "0"}
-    return {"choose_by": "density", "density": density, **start, **_clusters(init=init)}
+    return {"choose_by": "density", "density": density, **start, **_clusters()}
 
 
 def _by_error(error: float) -> dict:
@@ -36,8 +33,8 @@ def _by_error(error: float) -> dict:
 
 
 def _by_top_p(start_percent: float, q_clusters: int, k_clusters: int, *, top_p: float = 0.90, dense_blocks: str = "0") -> dict:
-    start = {"start_percent": start_percent, "dense_blocks": dense_blocks}
-    return {"choose_by": "top_p", "top_p": top_p, "min_keep": 0.10, **start, **_clusters(q_clusters, k_clusters)}
+    start = {"min_keep": 0.10, "start_percent": start_percent, "dense_blocks": dense_blocks}
+    return {"choose_by": "top_p", "top_p": top_p, **start, **_clusters(q_clusters, k_clusters, init=50, step=2)}
 
 
 # name -> widget -> value; widgets that are not named stay as they are.
@@ -55,7 +52,7 @@ SVG2_PRESETS = {
     "Near dense": _by_density(0.40),
     "Fast": _by_density(0.15),
     "Even error": _by_error(0.05),
-    "4-step LoRA": _by_density(0.30, init=FEW_STEPS_INIT_ITERS),
+    "4-step LoRA": _by_density(0.30),
     "Wan 2.1/2.2 T2V 720p (paper)": _by_top_p(0.20, 300, 1000),
     "Wan I2V 720p (paper)": _by_top_p(0.35, 300, 1000),
     "Wan 480p (paper)": _by_top_p(0.20, 200, 1000),

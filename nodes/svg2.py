@@ -74,12 +74,12 @@ class SVG2Attention(PatchNode):
                 "faster, and off leaves them out, as the paper does, which is the fastest.",
             ),
             number(
-                *("kmeans_init_iters", 50, 1, 200),
+                *("kmeans_init_iters", 10, 1, 200),
                 "k-means iterations up to the first sparse step, counting those made during the dense steps (1-200). Fewer "
                 "are faster, but the clusters fit less well.",
             ),
             number(
-                *("kmeans_step_iters", 2, 1, 50),
+                *("kmeans_step_iters", 1, 1, 50),
                 "k-means iterations per call after that (1-50). Fewer are faster, but the clusters fit less well.",
             ),
             number(

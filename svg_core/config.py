@@ -68,8 +68,8 @@ class SVG2Config:
     k_clusters: int = 1000
     tail: str = "second_order"
     tile_cut: str = "full"
-    kmeans_init_iters: int = 50
-    kmeans_step_iters: int = 2
+    kmeans_init_iters: int = 10
+    kmeans_step_iters: int = 1
     recluster_every: int = 1
     score_every: int = 2
 

@@ -84,7 +84,7 @@ def test_what_was_measured_stands_beside_it(roofline, h100):
 def test_what_conditionings_share_counts_once(roofline, h100, monkeypatch):
     """One conditioning's part of a call of two, and all of a call of its own: the score is each one's, the rest is less."""
     shape, lists = roofline.SHAPES["wan14b_720p"], [[18_900] * 591]
-    config = roofline.svg2_config(shape, 0.25, kmeans_step_iters=1)
+    config = roofline.svg2_config(shape, 0.25)
 
     def parts() -> dict[str, float]:
         made = {}
