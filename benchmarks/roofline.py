@@ -113,12 +113,8 @@ def scoring(gpu: Gpu, shape: Shape, tiles: int, block_m: int, score_every: int) 
     rows = block_m // score_every
     programs = -(-tiles * rows // config.block_m) * shape.heads
     turns, flops = programs * -(-shape.k_clusters // config.block_n), 4 * config.block_m * config.block_n * d
-    try:
-        # How many rows a tile has changes little of a loop.
-        row = compiled("score", gpu.arch, d, str(config), f"HAS_VARIANCE ROWS={config.block_m // 2}")
-    except LookupError:
-        least = gpu.ms(2 * turns * flops / gpu.matrix / gpu.sms)
-        return Part("score", least, "matrix units, at the least: its loops were not compiled")
+    # How many rows a tile has changes little of a loop.
+    row = compiled("score", gpu.arch, d, str(config), f"HAS_VARIANCE ROWS={config.block_m // 2}")
     passes = [loop_of(row, number, gpu, flops, 4 * d * config.block_n) for number in (0, 1)]
     limits = " and ".join(dict.fromkeys(loop.limit for loop in passes))
     limit = f"{limits}, {passes[0].resident} a multiprocessor"
