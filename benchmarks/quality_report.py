@@ -11,9 +11,6 @@ from report import RESULTS, read, table
 STYLES = {
     "svg": ("SVG", "C0", "o"),
     "svg2-paper": ("SVG2 as published", "C1", "s"),
-    "svg2-full-tiles": ("SVG2, full tiles", "C2", "^"),
-    "svg2-tail-0": ("SVG2, zero-order tail", "C3", "v"),
-    "svg2-tail-2": ("SVG2, second-order tail", "C4", "D"),
     "svg2-mass": ("SVG2 by mass, with the tail", "C2", "^"),
     "svg2": ("SVG2 by error", "C3", "D"),
     "svg2-target": ("SVG2 by error, to a target", "C4", "v"),

@@ -1,7 +1,8 @@
 """Which key clusters each query tile reads, and how many: by expected error, or by mass as SVG2 has it (section 4.2).
 
 By expected error a tile reads the clusters that would hurt most to leave to the tail, for each key computed, until its head
-has spent its budget: a density that is asked for, or one that follows the head's own measured error.
+has spent its budget: a density that is asked for, or one that follows the head's own measured error. That error and not mass
+decides is SVG-EAR's idea (arXiv 2603.08982); the error here is what the second-order tail gets wrong (kernels/score).
 """
 
 from __future__ import annotations
