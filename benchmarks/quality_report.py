@@ -50,7 +50,7 @@ def plot(rows: list[dict], file: Path) -> None:
 
     starts = sorted({row["start_percent"] for row in rows if row["op"] == "quality"})
     panels = [("quality", start, column) for start in starts for column in ("psnr", "ssim", "error")]
-    panels += [("quality-heads", None, "error")]
+    panels.insert(3, ("quality-heads", None, "error"))  # a row of the figure holds four
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
     for axis, (op, start, column) in zip(axes.flat, panels, strict=False):
         curves = defaultdict(list)

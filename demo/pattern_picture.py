@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from moving_shapes import embed, to_latent
+from PIL import Image
 from render import METHODS, Method  # adds tests/harness
 
 # isort: split
@@ -62,6 +63,7 @@ def draw(video: Tensor, prompt: int, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=70)
     plt.close(figure)
+    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
 
 
 def _masked(axis, method: Method, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, probs: Tensor, head: int) -> str:
