@@ -196,7 +196,7 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
     """CALC_COND_BATCH: the host batches the conditionings that it has memory for, with ours counted."""
     run = _run_of(model_options)
     if run is not None:
-        run.begin_turn(conds)
+        run.begin_turn([] if "multigpu_clones" in model_options else conds)  # what has a GPU each shares nothing
     if run is not None and run.extra_bytes is not None:
         # Batches that change in mid-run would begin with a state of their own: what is held has left the free memory,
         # and the host asks for 1.5 of the estimate.

@@ -8,7 +8,7 @@ from in_process import run_in_host
 SCRIPT = """
 import comfy.model_management, threading
 from importlib.util import find_spec
-from sparse_videogen.nodes import patch as patch_module
+from sparse_videogen.nodes import pairing, patch as patch_module
 from sparse_videogen.nodes.patch import reports_of
 
 told = []
@@ -32,7 +32,10 @@ if find_spec("comfy.multigpu"):
     comfy.model_management.set_torch_device = lambda device: None
     for method in CONFIGS:
         one = patch(load(), method, start_percent=0.3)
+        pairs = pairing.Turn.next
+        pairing.Turn.next = lambda turn, conds: pairing.Turn(turn.number + 1)  # no clusters shared, as where each has a device
         expected = sample(one)
+        pairing.Turn.next = pairs
         orders = {"node first": lambda: on_two(patch(load(), method, start_percent=0.3)),
                   "node last": lambda: patch(on_two(load()), method, start_percent=0.3)}
         (alone,) = reports_of(one).values()
