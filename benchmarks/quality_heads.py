@@ -19,6 +19,7 @@ from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harn
 
 # isort: split
 from baselines import Blocks, RandomClusters
+from render import PUBLISHED
 from scene import video_qkv
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
 from sparse_videogen.svg_core.sampling import stratified
@@ -45,7 +46,7 @@ def curves(
         densities: of SVG2 by expected error, and of random clusters.
     """
     by_mass = replace(by_mass, choose_by="top_p")
-    paper = replace(by_mass, tail="off", tile_cut="cluster", kmeans_init_iters=50, kmeans_step_iters=2)
+    paper = replace(by_mass, tile_cut="cluster", **PUBLISHED)
     to_target = replace(by_error, choose_by="target_error")
     chance = RandomClusters(**vars(by_error))
     return {

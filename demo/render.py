@@ -67,7 +67,8 @@ class Method:
 
 # 12 query clusters are one for each tile of a CPU (256 rows); key clusters are small, for a video of so few tokens.
 CLUSTERS = {"q_clusters": 12, "k_clusters": 384}
-PUBLISHED = {"kmeans_init_iters": 50, "kmeans_step_iters": 2, "tile_cut": "cluster", "tail": "off"}
+# The node always cuts full tiles, and has no input for the paper's, which end at each cluster's border.
+PUBLISHED = {"kmeans_init_iters": 50, "kmeans_step_iters": 2, "tail": "off"}
 PAPER = {**CLUSTERS, **PUBLISHED, "choose_by": "top_p", "top_p": 0.9, "min_keep": 0.05}
 FLAT = {**CLUSTERS, "density_start": 1.0}
 METHODS = (
