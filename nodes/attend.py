@@ -17,7 +17,7 @@ from .run import Run
 
 
 def attend(run: Run, call: VideoCall, schedule_reason: Reason | None) -> Tensor:
-    """The sparse result of a call.
+    """The sparse result of a call, [B, H, N, D].
 
     Raises:
         StayDense: by the schedule, or after an error.
@@ -35,7 +35,8 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
     """The result of `work`, with fewer heads at a time if memory runs out; None after an error."""
     while run.failure is None:
         try:
-            return work(run, call)
+            with host.pause_malloc_graph():
+                return work(run, call)
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
@@ -60,7 +61,7 @@ def _sparse(run: Run, call: VideoCall) -> Tensor:
     with run.record.timed("sparse", call.q.device):
         outs, stats = zip(*(sparse_attention(q, k, v, **options, **where) for q, k, v, where in elements), strict=True)
     run.count_sparse(stats, call.layer)
-    return call.result(outs[0] if len(outs) == 1 else torch.cat(outs))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def _warm_up(run: Run, call: VideoCall) -> None:

@@ -11,12 +11,24 @@ from torch import Tensor, nn
 from ..svg_core import VideoLayout
 from .reasons import StayDense
 
-# (diffusion model, arguments of its forward by name, tokens beyond the grid) -> how many of these stand before the
-# video, the others after it; None if not understood.
+# (diffusion model, arguments of its forward by name, with the transformer_options of the call, tokens beyond the grid)
+# -> how many of these stand before the video, the others after it; None if not understood.
 TokensBefore = Callable[[nn.Module, Mapping, int], int | None]
 # (diffusion model, arguments of its forward by name) -> how many keys the model's other attention calls have: those
 # before its first block, and those after the self-attention of each block.
 OtherCalls = Callable[[nn.Module, Mapping], tuple[list[int], list[int]]]
+
+
+def _patch(diffusion_model: nn.Module) -> Sequence[int] | None:
+    """Latent cells of a token along frames, height and width."""
+    patch = getattr(diffusion_model, "patch_size", None)
+    if isinstance(patch, int) and hasattr(diffusion_model, "patch_size_t"):  # CogVideoX 1.0 has None there, 1.5 has 2
+        return diffusion_model.patch_size_t or 1, patch, patch
+    return patch if isinstance(patch, Sequence) and len(patch) == 3 else None
+
+
+def _grid(patch: Sequence[int], size: Sequence[int]) -> VideoLayout:
+    return VideoLayout(*(math.ceil(cells / p) for cells, p in zip(size[2:], patch, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -29,9 +41,11 @@ class Family:
         tokens_before: where tokens beyond the video grid stand: text, reference images, poses.
         first_frame: SVG's patterns include the first frame, as in the authors' settings for the family.
         others: attention of another kind, which may be as long as the video's own; None if not known.
-        heads: of a diffusion model, how many it has and their size.
+        heads: of a diffusion model, how many it has and their size; attention by heads of another size is not the video's.
         blocks: attributes of the diffusion model that hold its attention blocks.
         surplus_is_frames: tokens beyond the grid that make whole frames count as frames of the video.
+        patch: of a diffusion model, latent cells of a token along frames, height and width; None if it has no such.
+        wrapped: its forward goes through the host's DIFFUSION_MODEL wrappers.
     """
 
     name: str
@@ -42,6 +56,8 @@ class Family:
     heads: Callable[[nn.Module], tuple[int, int]]
     blocks: tuple[str, ...] = ("blocks", "vace_blocks")
     surplus_is_frames: bool = False
+    patch: Callable[[nn.Module], Sequence[int] | None] = _patch
+    wrapped: bool = True
 
 
 def _wan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
@@ -60,7 +76,16 @@ def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     if not getattr(model.double_blocks[0], "flipped_img_txt", False):
         return surplus
     reference = arguments.get("ref_latent")
-    before = 0 if reference is None else video_grid(model, reference.shape).video_tokens
+    before = 0 if reference is None else _grid(_patch(model), reference.shape).video_tokens
+    return before if before <= surplus else None
+
+
+def _minimax(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
+    """[text, conditions, references, audio, video], by the host's own description where it gives one."""
+    packed = arguments["transformer_options"].get("minimax_h3_layout")
+    if packed is None:
+        return surplus
+    before = next(start for start, _, kind in packed.segments if kind == "video")
     return before if before <= surplus else None
 
 
@@ -86,6 +111,17 @@ def _kandinsky_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], 
     return [text_tokens(arguments)] * len(model.text_transformer_blocks), [text_tokens(arguments)]
 
 
+def _text_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """Cross-attention to the text."""
+    return [], [text_tokens(arguments)]
+
+
+def _minimax_others(model: nn.Module, arguments: Mapping) -> tuple[list[int], list[int]]:
+    """The text's refiner comes first, unless the host ran it ahead of the forward."""
+    refined = arguments["context"].shape[-1] == model.hidden_size
+    return [] if refined else [text_tokens(arguments)] * len(model.token_refiner.blocks), []
+
+
 def _wan_heads(model: nn.Module) -> tuple[int, int]:
     return model.num_heads, model.dim // model.num_heads
 
@@ -103,7 +139,37 @@ def _kandinsky_heads(model: nn.Module) -> tuple[int, int]:
     return attention.num_heads, attention.head_dim
 
 
+def _minimax_heads(model: nn.Module) -> tuple[int, int]:
+    return model.blocks[0].attn.heads, model.blocks[0].attn.head_dim
+
+
+def _ltx_heads(model: nn.Module) -> tuple[int, int]:
+    attention = model.transformer_blocks[0].attn1
+    return attention.heads, attention.dim_head
+
+
+def _cosmos_heads(model: nn.Module) -> tuple[int, int]:
+    return model.num_heads, model.model_channels // model.num_heads
+
+
+def _mochi_heads(model: nn.Module) -> tuple[int, int]:
+    return model.num_heads, model.head_dim
+
+
+def _ltx_patch(model: nn.Module) -> Sequence[int]:
+    return model.patchifier.patch_size
+
+
+def _cosmos_patch(model: nn.Module) -> Sequence[int]:
+    return model.patch_temporal, model.patch_spatial, model.patch_spatial
+
+
+def _mochi_patch(model: nn.Module) -> Sequence[int]:
+    return 1, model.patch_size, model.patch_size
+
+
 HUNYUAN_BLOCKS, KANDINSKY_BLOCKS = ("double_blocks", "single_blocks"), ("visual_transformer_blocks",)
+LTX_BLOCKS = ("transformer_blocks",)
 FAMILIES = (
     # All after the video: reference and motion, reference, pose.
     Family("Wan S2V", "WanModel_S2V", lambda *_: 0, True, _wan_others, _wan_heads),
@@ -114,6 +180,13 @@ FAMILIES = (
     # The text comes first, and attends together with the video.
     Family("CogVideoX", "CogVideoXTransformer3DModel", _all_before, False, lambda *_: ([], []), _cogvideox_heads),
     Family("Kandinsky 5", "Kandinsky5", lambda *_: None, False, _kandinsky_others, _kandinsky_heads, KANDINSKY_BLOCKS),
+    Family("MiniMax-H3", "MiniMaxH3Model", _minimax, False, _minimax_others, _minimax_heads),
+    # Keyframes come after the video, as frames of it or parts of frames; audio has smaller heads and attends by itself.
+    Family("LTX", "LTXVModel", lambda *_: 0, False, _text_others, _ltx_heads, LTX_BLOCKS, True, _ltx_patch),
+    Family("Cosmos 1", "GeneralDIT", lambda *_: None, True, _text_others, _cosmos_heads, patch=_cosmos_patch),
+    Family("Cosmos Predict 2", "MiniTrainDIT", lambda *_: None, True, _text_others, _cosmos_heads, patch=_cosmos_patch),
+    # The text comes last, and attends together with the video.
+    Family("Mochi", "AsymmDiTJoint", lambda *_: 0, False, lambda *_: ([], []), _mochi_heads, patch=_mochi_patch, wrapped=False),
 )
 # Any other model whose tokens are patches of a video and nothing else.
 OTHER = Family("this model", "", lambda *_: None, False, None, lambda model: (0, 0), blocks=())
@@ -126,38 +199,36 @@ def family_of(diffusion_model: nn.Module) -> Family | None:
     return known or (OTHER if _patch(diffusion_model) else None)
 
 
-def _patch(diffusion_model: nn.Module) -> Sequence[int] | None:
-    """Latent cells of a token along frames, height and width."""
-    patch = getattr(diffusion_model, "patch_size", None)
-    if isinstance(patch, int) and hasattr(diffusion_model, "patch_size_t"):  # CogVideoX 1.0 has None there, 1.5 has 2
-        return diffusion_model.patch_size_t or 1, patch, patch
-    return patch if isinstance(patch, Sequence) and len(patch) == 3 else None
-
-
-def video_grid(diffusion_model: nn.Module, size: Sequence[int]) -> VideoLayout | None:
+def video_grid(family: Family, diffusion_model: nn.Module, size: Sequence[int]) -> VideoLayout | None:
     """The grid of tokens that a forward of a latent of this size, [B, C, T, H, W], makes; None if there is no such grid."""
-    patch = _patch(diffusion_model)
-    if patch is None or len(size) != 5:
-        return None
-    return VideoLayout(*(math.ceil(cells / p) for cells, p in zip(size[2:], patch, strict=True)))
+    patch = family.patch(diffusion_model)
+    return None if patch is None or len(size) != 5 else _grid(patch, size)
 
 
-def forward_grid(diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout | None:
-    """The grid of a forward, by its arguments' names: of x, and of the frames that Phantom appends to it; None without one."""
-    x, appended = arguments.get("x"), arguments.get("time_dim_concat")
+def forward_grid(family: Family, diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout | None:
+    """The grid of a forward, by its arguments' names; None without one.
+
+    Of x, or of the first in it where it is a list of a video and its audio, with the frames that Phantom appends to it and
+    without the keyframes that x has at its end with LTX.
+    """
+    x, appended, keyframes = (arguments.get(name) for name in ("x", "time_dim_concat", "keyframe_idxs"))
+    x = x[0] if isinstance(x, (list, tuple)) and x else x
     if not isinstance(x, Tensor):
         return None
     size = list(x.shape)
     if appended is not None and len(size) == 5:
         size[2] += appended.shape[2]
-    return video_grid(diffusion_model, size)
+    grid = video_grid(family, diffusion_model, size)
+    if grid is not None and keyframes is not None:  # [B, 3, tokens, ...]
+        grid = replace(grid, frames=grid.frames - keyframes.shape[2] // grid.frame_tokens)
+    return grid
 
 
 def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, tokens: int) -> VideoLayout:
     """The layout of a self-attention call over `tokens` tokens.
 
     Args:
-        arguments: of the forward, by name.
+        arguments: of the forward, by name, with the transformer_options of the call.
         grid: the video's.
 
     Raises:
@@ -180,10 +251,14 @@ def layers(family: Family, model: nn.Module) -> int:
     return sum(len(getattr(model, name, ())) for name in family.blocks)
 
 
-def layer_of(family: Family, model: nn.Module, options: Mapping) -> int | None:
-    """Position among the model's layers of the one that a call comes from; None where the host's options do not tell."""
+def layer_of(family: Family, model: nn.Module, options: Mapping, calls: int) -> int:
+    """Position among the model's layers of the one that a call comes from; where the host's options do not tell it, by the
+    calls of the video's self-attention that came before.
+    """
     if "block_index" not in options:
-        return None
+        for left_out in sorted(options.get("stg_self_attn_blocks", ())):  # by LTX's spatio-temporal guidance
+            calls += left_out <= calls
+        return calls
     kinds, kind = family.blocks or HUNYUAN_BLOCKS, f"{options.get('block_type')}_blocks"
     before = kinds[: kinds.index(kind)] if kind in kinds else ()
     return sum(len(getattr(model, name, ())) for name in before) + options["block_index"]

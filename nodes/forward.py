@@ -44,10 +44,6 @@ class VideoCall:
     videos: int
     layouts: list[VideoLayout]
 
-    def result(self, out: Tensor) -> Tensor:
-        """out [B, H, N, D] in the shape that the caller wants."""
-        return out if self.skip_output_reshape else rearrange(out, "b h n d -> b n (h d)")
-
 
 class Forward:
     """What holds for all attention calls of one forward.
@@ -64,16 +60,18 @@ class Forward:
         self.layer: int | None = None
         self.inside = False
         options = arguments["transformer_options"]
-        self.grid = forward_grid(diffusion_model, arguments)
+        self.grid = forward_grid(family, diffusion_model, arguments)
         self.schedule_reason = run.begin_forward(options)
         window = options.get("context_window")
-        replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))  # skip-layer guidance leaves some out
+        replaced = options.get("patches_replace", {}).get("dit", ())  # guidance by what a model makes without some layers
+        left_out = frozenset((*replaced, *options.get("stg_self_attn_blocks", ())))
         conditionings = tuple(options.get("uuids", ()))
-        self.place = (None if window is None else tuple(window.index_list), replaced)
+        self.place = (None if window is None else tuple(window.index_list), left_out)
         self.branch = (conditionings, *self.place)
         self._turn = run.turn.number
         self._paired = len(conditionings) if run.turn.has(conditionings) else 0  # conditionings of a pair in this batch
         self._others = family.others and family.others(diffusion_model, arguments)
+        self._head_dim = family.heads(diffusion_model)[1]  # 0 where that is not known
         self._calls: Counter[int] = Counter()
         self._alike: Counter[Hashable] = Counter()  # calls that may or may not be the video's
         self._mask: Tensor | None = None
@@ -99,14 +97,17 @@ class Forward:
     ) -> VideoCall | None:
         options = kwargs["transformer_options"]
         if not skip_reshape:
-            q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+            q, k, v = (rearrange(x, "b n (h d) -> b h n d", d=q.shape[2] // heads) for x in (q, k, v))
         rows, tokens = q.shape[2], k.shape[2]
-        if self.grid is None or not self._is_self_attention(rows, tokens, options):
+        if self.grid is None or q.shape[3] != (self._head_dim or q.shape[3]):
             return None
-        layer = layer_of(self.family, self.diffusion_model, options)
-        self.layer = layer = self.calls if layer is None else layer  # by counting
+        if not self._is_self_attention(rows, tokens, options):
+            return None
+        self.layer = layer = layer_of(self.family, self.diffusion_model, options, self.calls)
         self._calls[layer] += 1
         layouts = self._layouts(rows, tokens, mask, options)
+        if kwargs.get("enable_gqa"):  # several heads of queries to one of keys
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         self._check(q, k, v)
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
         videos = len(q) // max(1, self._paired)
@@ -126,13 +127,12 @@ class Forward:
 
         Told apart by their order: what comes before the first block, and after the self-attention of each.
         """
-        if rows < self.grid.video_tokens:
-            return keys >= self.grid.video_tokens  # a part of the video's queries, as frame by frame
-        if rows != keys:
-            return False
+        video = self.grid.video_tokens
         before, after = self._others or ([], [])
-        if keys not in before and keys not in after:
-            return True
+        if rows != keys:  # a part of the queries, such as frame by frame, or cross-attention
+            return keys >= video and (rows < video or (self._others is not None and keys not in after))
+        if rows < video or (keys not in before and keys not in after):
+            return rows >= video
         block = (options.get("block_type"), options.get("block_index"))
         nth = self._alike[block, keys]
         self._alike[block, keys] += 1
@@ -154,7 +154,8 @@ class Forward:
             alike = f"text and video have {tokens} tokens each"
             raise StayDense("layout", f"{alike}, so their attention cannot be told apart in this model")
         grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
-        layout = token_layout(self.family, self.diffusion_model, self.arguments, grid, tokens)
+        arguments = {**self.arguments, "transformer_options": options}  # to which a host may have added
+        layout = token_layout(self.family, self.diffusion_model, arguments, grid, tokens)
         return [layout] if mask is None else mask_text(layout, self._masked_keys(mask, tokens))
 
     def _masked_keys(self, mask: Tensor, tokens: int) -> list[tuple[int, ...]]:

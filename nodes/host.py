@@ -3,23 +3,85 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 
-import comfy.ldm.modules.attention
+import comfy.ldm.modules.attention as hosts_attention
 import comfy.model_management
 import comfyui_version
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from comfy_execution.utils import get_executing_context
+from torch import nn
 
 from ..kernels import is_out_of_memory as says_out_of_memory
 
 # Attention calls pass through transformer_options["optimized_attention_override"].
-HAS_ATTENTION_OVERRIDE = hasattr(comfy.ldm.modules.attention, "wrap_attn")
+HAS_ATTENTION_OVERRIDE = hasattr(hosts_attention, "wrap_attn")
 FIRST_WITH_OVERRIDE = "0.3.60"
+
+# Models hand q, k and v over in containers: who takes a tensor out owns it. None where the host has no such.
+Container = getattr(hosts_attention, "AttentionTensorContainer", None)
+# A layer may have an attention of its own, from its checkpoint.
+HAS_PREFERRED_ATTENTION = hasattr(hosts_attention, "ComfyAttention")
+_prefetch = import_module("comfy.model_prefetch") if find_spec("comfy.model_prefetch") else None
 
 # Nodes are found by other words than their names.
 HAS_SEARCH_ALIASES = "search_aliases" in inspect.signature(io.Schema).parameters
+
+
+def attention(*args, **kwargs):
+    """The host's own attention, which takes tensors and containers."""
+    return hosts_attention.optimized_attention(*args, **kwargs)
+
+
+def peek(args: tuple) -> tuple:
+    """The arguments of an attention call with the tensors that are in containers."""
+    return tuple(arg.peek() if _contains(arg) else arg for arg in args)
+
+
+def drop(args: tuple) -> None:
+    """Empties the containers among the arguments: the tensors in them are not needed any more."""
+    for arg in args:
+        if _contains(arg):
+            arg.take()
+
+
+def call_override(override, func, args: tuple, kwargs: dict):
+    """Another's override, as the host calls it: with containers if it takes them."""
+    if any(map(_contains, args)):
+        if hasattr(override, "container_function"):
+            return override.container_function(*args, **kwargs)
+        args = tuple(arg.take() if _contains(arg) else arg for arg in args)
+    return override(func, *args, **kwargs)
+
+
+def _contains(arg) -> bool:
+    return Container is not None and isinstance(arg, Container)
+
+
+def preferred_attention():
+    """The attention that the checkpoint wants for the layer which called, to call in the host's place; None if it wants none.
+
+    The host drops the argument that names it before it calls an override, so the layer is looked up among the callers.
+    """
+    frame = sys._getframe(1) if HAS_PREFERRED_ATTENTION else None
+    while frame is not None:
+        layer = frame.f_locals.get("self")
+        if isinstance(layer, nn.Module):
+            preferred = getattr(layer, "comfy_attention", None)
+            return preferred.function if preferred is not None else None
+        frame = frame.f_back
+    return None
+
+
+def pause_malloc_graph() -> AbstractContextManager:
+    """Around work that makes tensors which outlive a block of the model, where the host plans a block's allocations ahead."""
+    pause = getattr(_prefetch, "pause_malloc_graph", nullcontext)
+    return pause()
 
 
 def is_compiled(options: dict) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -46,20 +46,20 @@ class RunBytes:
         return self.calls[conditionings - 1] + max(0, self.state - held)
 
 
-def run_bytes(settings: Settings, family: Family, patcher, noise_shape, conds: dict) -> RunBytes | None:
+def run_bytes(settings: Settings, family: Family, patcher, size: Sequence[int], conds: dict) -> RunBytes | None:
     """What a run takes, None where that cannot be told or is nothing.
 
     Args:
         patcher: the ModelPatcher about to be loaded.
-        noise_shape: [B, C, T, H, W] of the sampler's noise.
+        size: [B, C, T, H, W] of the video's latent.
         conds: the guider's conditionings by name, each a list; the host shares them out among its devices.
     """
     model = patcher.get_model_object("diffusion_model")
-    layout = video_grid(model, noise_shape)
+    layout = video_grid(family, model, size)
     number = layers(family, model)
     if layout is None or not number or layout.video_tokens < settings.min_tokens:
         return None
-    (heads, head_dim), videos, device = family.heads(model), noise_shape[0], patcher.load_device
+    (heads, head_dim), videos, device = family.heads(model), size[0], patcher.load_device
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)

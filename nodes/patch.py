@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from comfy.patcher_extension import WrappersMP
+from einops import rearrange
 from server import PromptServer
 
 from . import host
@@ -71,17 +72,20 @@ def patch_model(model, settings: Settings):
         return _sample(executor, settings, *args, **kwargs)
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
+        run = _run_of(kwargs.get("model_options", *args[:1]))
         try:
-            extra = run_bytes(settings, family, patcher, noise_shape, conds)
+            extra = run_bytes(settings, family, patcher, (run and run.latent_size) or noise_shape, conds)
         except Exception as error:  # a model that is not built as its family is: the run itself may go well
             extra = None
             log.warning("%s %s: the memory that this run needs could not be estimated", PREFIX, settings.method, exc_info=error)
         if extra is None:
             return executor(patcher, noise_shape, conds, *args, **kwargs)
-        run = _run_of(kwargs.get("model_options", *args[:1]))
         if run is not None:
             run.extra_bytes = extra
         return tell_host(executor, extra, patcher, noise_shape, conds, *args, **kwargs)
+
+    def apply_model(executor, *args, **kwargs):
+        return _apply_model(executor, family, *args, **kwargs)
 
     def diffusion_model(executor, *args, **kwargs):
         return _forward(executor, family, *args, **kwargs)
@@ -90,7 +94,7 @@ def patch_model(model, settings: Settings):
         WrappersMP.OUTER_SAMPLE: outer_sample,
         WrappersMP.PREPARE_SAMPLING: prepare_sampling,
         WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
-        WrappersMP.APPLY_MODEL: _apply_model,
+        WrappersMP.APPLY_MODEL: apply_model,
         WrappersMP.DIFFUSION_MODEL: diffusion_model,
     }
     for kind, wrapper in wrappers.items():
@@ -118,36 +122,63 @@ def make_override(previous, dense_attention: str = "previous"):
 
     @torch.compiler.disable  # a compiled model is cut here, instead of being compiled through the planners
     def override(func, *args, **kwargs):
-        def others():
-            return previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
+        return _attention(previous, dense_attention, func, args, kwargs)
 
-        def dense():
-            return func(*args, **kwargs) if dense_attention == "host" else others()
-
-        options = kwargs.get("transformer_options") or {}
-        run, forward = options.get(RUN), options.get(FORWARD)
-        if run is None or (forward is not None and forward.inside):
-            return others()
-        if forward is None:  # whose attention this is cannot be told
-            return dense()
-        forward.inside = True
-        try:
-            try:
-                call = forward.video_call(*args, **kwargs)
-                return others() if call is None else attend(run, call, forward.schedule_reason)
-            except StayDense as stay:
-                reason = stay.reason
-            # Beyond the handler: an error of the host's own attention is no consequence of staying dense.
-            run.count_dense(reason, forward.layer)
-            q = kwargs.get("q", args[0] if args else None)
-            with run.record.timed("dense", q.device) if isinstance(q, torch.Tensor) else nullcontext():
-                return dense()
-        finally:
-            forward.inside = False
+    @torch.compiler.disable
+    def container_function(*args, **kwargs):
+        return _attention(previous, dense_attention, host.attention, args, kwargs)
 
     override.previous = previous
     override.owner = KEY
+    override.container_function = container_function
     return override
+
+
+def _attention(previous, dense_attention: str, func, args: tuple, kwargs: dict):
+    """One call of the host's attention, from an override.
+
+    Args:
+        previous, dense_attention: as in `make_override`.
+        func: the host's.
+        args, kwargs: of the call; q, k and v are tensors or the host's containers of them.
+    """
+
+    def hosts():
+        return (host.preferred_attention() or func)(*args, **kwargs)
+
+    def others():
+        return hosts() if previous is None else host.call_override(previous, func, args, kwargs)
+
+    options = kwargs.get("transformer_options") or {}
+    run, forward = options.get(RUN), options.get(FORWARD)
+    if run is None or (forward is not None and forward.inside):
+        return others()
+    dense = hosts if dense_attention == "host" else others
+    if forward is None:  # whose attention this is cannot be told
+        return dense()
+    forward.inside = True
+    try:
+        try:
+            call = forward.video_call(*host.peek(args), **kwargs)
+            if call is None:
+                return others()
+            out, by_head = attend(run, call, forward.schedule_reason), call.skip_output_reshape
+            call = host.drop(args)
+            return out if by_head else rearrange(out, "b h n d -> b n (h d)")
+        except StayDense as stay:
+            reason = stay.reason
+        # Beyond the handler: an error of the host's own attention is no consequence of staying dense.
+        run.count_dense(reason, forward.layer)
+        call = None  # or the host could free nothing
+        with _timed_dense(run, *host.peek(args[:1]), **kwargs):
+            return dense()
+    finally:
+        forward.inside = False
+
+
+def _timed_dense(run: Run, q=None, *_, **kwargs):
+    """Measures a call that stays dense, if its first argument is a tensor as the host's are."""
+    return run.record.timed("dense", q.device) if isinstance(q, torch.Tensor) else nullcontext()
 
 
 def _sample(executor, settings: Settings, *args, **kwargs):
@@ -157,6 +188,8 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     start = math.inf if settings.start_percent <= 0 else float(sampling.percent_to_sigma(settings.start_percent))
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
     run = Run(settings, start, end, budgets, _tell, partial(_progress, sampling))
+    if kwargs.get("latent_shapes"):  # of a video and its audio, which are one row of numbers to the sampler
+        run.latent_size = tuple(kwargs["latent_shapes"][0])
     options = guider.model_options.setdefault("transformer_options", {})
     options[RUN] = run
     try:
@@ -205,7 +238,7 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
     return executor(model, conds, x_in, timestep, model_options)
 
 
-def _apply_model(executor, *args, **kwargs):
+def _apply_model(executor, family, *args, **kwargs):
     """APPLY_MODEL: counts a pass whose attention does not come past this node."""
     options = _arguments(executor, args, kwargs).get("transformer_options") or {}
     run = options.get(RUN)
@@ -215,6 +248,8 @@ def _apply_model(executor, *args, **kwargs):
     run.sightings.forget()
     try:
         with code.in_use():
+            if not family.wrapped:
+                args, kwargs = _enter(executor, family, args, kwargs)
             out = executor(*args, **kwargs)
             reason = None if run.failure else run.sightings.look(executor.class_obj, options, host.is_compiled(options))
     finally:
@@ -250,7 +285,8 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         override = make_override(override, run.settings.dense_attention)
     _note_previous(run, override.previous)
     try:
-        forward = Forward(run, family, executor.class_obj, arguments)
+        model = executor.class_obj
+        forward = Forward(run, family, getattr(model, "diffusion_model", model), arguments)
         run.sightings.put(forward)
         if forward.grid is None:
             x = _what(arguments.get("x"))

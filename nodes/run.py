@@ -44,6 +44,7 @@ class Run:
         goes_sparse: a later step of this sampler's schedule is within these.
         training: gradients were on when the model was called.
         sightings: whether the model's passes come past this node.
+        latent_size: [B, C, T, H, W] of the video's latent, where the host tells it apart from the noise's; or None.
         extra_bytes: as `memory.RunBytes`, once the model was loaded.
         failure: the reason to stay dense after an error, or None.
         inexact: the override, another's and sparse itself, that took calls which we left dense; or None.
@@ -71,6 +72,7 @@ class Run:
         self.training = False
         self.inexact: str | None = None
         self.sightings = Sightings()
+        self.latent_size: tuple[int, ...] | None = None
         self.extra_bytes: Callable[[int, int], int] | None = None
         self.turn = Turn()
         self.parted: set[int] = set()

@@ -17,6 +17,7 @@ from sparse_videogen.svg_core import SVGConfig, VideoLayout
 MPS = torch.device("mps")
 FAMILY = {family.name: family for family in FAMILIES}
 WAN, HUNYUAN, KANDINSKY = (FAMILY[name] for name in ("Wan", "HunyuanVideo", "Kandinsky 5"))
+MINIMAX, LTX = (FAMILY[name] for name in ("MiniMax-H3", "LTX"))
 
 
 class Model(torch.nn.Module):
@@ -27,6 +28,12 @@ class Model(torch.nn.Module):
     txt_in = SimpleNamespace(individual_token_refiner=SimpleNamespace(blocks=[None] * 2))
     text_transformer_blocks = [None] * 2
     img_emb = SimpleNamespace()
+    num_heads, dim, hidden_size = 2, 256, 256
+    visual_transformer_blocks = [SimpleNamespace(self_attention=SimpleNamespace(num_heads=2, head_dim=128))]
+    blocks = [SimpleNamespace(attn=SimpleNamespace(heads=2, head_dim=128))]
+    token_refiner = SimpleNamespace(blocks=[None] * 2)
+    transformer_blocks = [SimpleNamespace(attn1=SimpleNamespace(heads=2, dim_head=128))]
+    patchifier = SimpleNamespace(patch_size=(1, 2, 2))
 
 
 def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), arguments=None, **settings):
@@ -58,15 +65,16 @@ def test_reads_both_shapes_of_the_hosts_call():
     by_head = [torch.zeros(1, 2, 60, 128)] * 3
     by_head = make_forward().video_call(*by_head, 2, skip_reshape=True, skip_output_reshape=True, transformer_options={})
     assert flat.q.shape == by_head.q.shape == (1, 2, 60, 128)
-    assert flat.result(flat.q).shape == (1, 60, 256) and by_head.result(by_head.q).shape == (1, 2, 60, 128)
+    assert not flat.skip_output_reshape and by_head.skip_output_reshape
 
 
 @pytest.mark.parametrize(
     "tokens, keys, mine", [(60, 60, True), (77, 77, True), (60, 12, False), (12, 12, False), (60, 80, False)]
 )
 def test_only_self_attention_over_the_video_counts(tokens, keys, mine):
+    forward = make_forward(arguments={"context": torch.zeros(1, keys, 8)})
     try:
-        assert (make_call(tokens=tokens, keys=keys) is not None) is mine
+        assert (make_call(forward, tokens=tokens, keys=keys) is not None) is mine
     except StayDense:  # the video's, though what the tokens are is not known
         assert mine
 
@@ -118,13 +126,19 @@ TEXT = {"context": torch.zeros(1, 60, 8)}  # as many tokens as the video
         (HUNYUAN, {"context": torch.zeros(1, 68, 8)}, [{}] * 2 + [{"block_index": 0}], "..s"),
         (KANDINSKY, TEXT, [{}] * 2 + [{"block_index": i // 2} for i in range(4)], "..s.s."),
         (KANDINSKY, TEXT, [{}] * 6, "..s.s."),
+        (MINIMAX, {"context": torch.zeros(1, 60, 8)}, [{}] * 4, "..ss"),
+        (MINIMAX, {"context": torch.zeros(1, 60, 256)}, [{}] * 2, "ss"),  # refined ahead
+        (LTX, TEXT, [{}, {}, {"head_dim": 64}, {"head_dim": 64}, {}, {}], "s...s."),  # its audio is as long, too
     ],
-    ids=["wan", "wan, index", "vace", "short text", "wan, image", "hunyuan", "kandinsky, index", "kandinsky"],
+    ids=[
+        *("wan", "wan, index", "vace", "short text", "wan, image", "hunyuan", "kandinsky, index", "kandinsky"),
+        *("minimax", "minimax, refined", "ltx"),
+    ],
 )
 def test_attention_of_another_kind_as_long_as_the_videos_is_told_apart(family, arguments, calls, mine):
     forward = make_forward(family, arguments=arguments)
     tokens = 68 if family is HUNYUAN else 60
-    found = [make_call(forward, tokens=tokens, **options) is not None for options in calls]
+    found = [make_call(forward, **{"tokens": tokens, **options}) is not None for options in calls]
     assert "".join("s" if one else "." for one in found) == mine
 
 
@@ -134,7 +148,33 @@ def test_attention_frame_by_frame_stays_dense_and_is_seen():
     assert reason.startswith("layout: 20 queries over 80 keys") and forward.calls == 1
 
 
-@pytest.mark.parametrize("x", [[torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])
+@pytest.mark.parametrize("rows", [60, 20])
+def test_attention_under_a_mask_that_weighs_keyframes_stays_dense_and_is_seen(rows):
+    """LTX: the video's queries by themselves, then the keyframes', both over all keys."""
+    forward = make_forward(LTX, arguments={"context": torch.zeros(1, 12, 8)})
+    reason = reason_of(forward, tokens=rows, keys=80, mask=torch.zeros(1, 1, 1, 80))
+    assert reason.startswith(f"layout: {rows} queries over 80 keys") and forward.calls == 1
+    assert make_call(forward, tokens=9, keys=60, head_dim=64) is None  # audio that looks at the video
+    assert make_call(forward, tokens=60, keys=12) is None
+
+
+def test_several_heads_of_queries_to_one_of_keys():
+    """As hosts say it by `enable_gqa`, in both shapes of the call, under a mask."""
+    q, k, v = torch.zeros(2, 68, 6 * 128), *torch.randn(2, 2, 68, 2 * 128)
+    forward = make_forward(HUNYUAN)
+    call = forward.video_call(q, k, v, 6, mask=text_mask((67,)), enable_gqa=True, transformer_options={})
+    heads = k.view(2, 68, 2, 128).transpose(1, 2)
+    assert call.q.shape == call.k.shape == call.v.shape == (2, 6, 68, 128)
+    assert torch.equal(call.k[:, 0], heads[:, 0]) and torch.equal(call.k[:, 2], heads[:, 0])
+    assert torch.equal(call.k[:, 3], heads[:, 1]) and call.layouts[0].masked == (67,)
+    by_head = [call.q, heads, heads]
+    again = forward.video_call(*by_head, 6, skip_reshape=True, enable_gqa=True, transformer_options={})
+    assert torch.equal(again.k, call.k)
+    with pytest.raises(StayDense, match="heads: .*different numbers of heads"):
+        forward.video_call(*by_head, 6, skip_reshape=True, transformer_options={})
+
+
+@pytest.mark.parametrize("x", [[torch.zeros(1, 32, 9)], torch.zeros(1, 60, 16), None])
 def test_an_input_that_is_no_video_has_no_grid(x):
     forward = make_forward(arguments={"x": x})
     assert forward.grid is None and make_call(forward) is None
@@ -142,7 +182,7 @@ def test_an_input_that_is_no_video_has_no_grid(x):
 
 def test_reasons_to_stay_dense():
     assert reason_of(tokens=61).startswith("layout: the call has 61 tokens")
-    assert reason_of(heads=2, head_dim=32).startswith("head_dim: heads of 32")
+    assert reason_of(make_forward(OTHER), heads=2, head_dim=32).startswith("head_dim: heads of 32")
     # An unknown model, whose text may be as long as the video.
     assert reason_of(make_forward(OTHER, arguments=TEXT)).startswith("layout: text and video have 60 tokens each")
     assert make_call(make_forward(OTHER)).layouts == [VideoLayout(3, 4, 5)]
