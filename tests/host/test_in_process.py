@@ -322,11 +322,11 @@ class Unlike(torch.nn.Module):
         return hidden + 1
 
 class Packed(Unlike):
-    # Video and sound as a list, as MiniMax-H3 has them.
+    # A list of several, whose first is no video.
     def forward(self, x, transformer_options):
         return x[0] + 1
 
-for module, video in ((Unlike(), torch.zeros(2)), (Packed(), [torch.zeros(1, 24, 3, 8, 10), torch.zeros(1, 32, 9)])):
+for module, video in ((Unlike(), torch.zeros(2)), (Packed(), [torch.zeros(1, 32, 9), torch.zeros(2)])):
     whole = torch.nn.ModuleDict({"diffusion_model": module})
     patched = patch(ModelPatcher(whole, torch.device("cpu"), torch.device("cpu")), "SVG")
     wrappers = extension.get_all_wrappers(extension.WrappersMP.DIFFUSION_MODEL, {"wrappers": patched.wrappers})
