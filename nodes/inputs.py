@@ -47,8 +47,8 @@ def model_input():
     """The model to patch."""
     return io.Model.Input(
         "model",
-        tooltip="A video model: Wan, HunyuanVideo, CogVideoX, or another whose tokens are the patches of a video. Image models "
-        "pass through unchanged.",
+        tooltip="A video model: Wan, HunyuanVideo, MiniMax-H3, LTX-2, CogVideoX, Cosmos, Kandinsky 5, Mochi, or another whose "
+        "tokens are the patches of a video. Image models pass through unchanged.",
     )
 
 

@@ -16,7 +16,7 @@ class SVGConfig:
     Attributes:
         sparsity: share of attention that is skipped, in [0, 1).
         sampled_rows: query rows that profile a head's pattern, >= 1.
-        first_frame: every query also reads the first frame (on for Wan, off for HunyuanVideo and CogVideoX in
+        first_frame: every query also reads the first frame (on for Wan and Cosmos, off for HunyuanVideo and CogVideoX in
             the authors' code).
     """
 
