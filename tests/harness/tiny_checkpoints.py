@@ -1,5 +1,6 @@
 """Tiny checkpoints of random weights that ComfyUI loads as the real video models, and what each model is fed with."""
 
+import json
 import math
 import zlib
 from collections.abc import Callable
@@ -7,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tiny_shapes as tiny
+import tiny_shapes_audio as tiny_audio
+import tiny_shapes_cosmos as tiny_cosmos
 import torch
 from safetensors.torch import save_file
 
 # First match by name decides how a tensor is filled. The q and k norms make attention logits of standard
 # deviation 2, sharp enough that leaving keys out shows; the gates and the projections after attention are
 # large enough that it counts.
-SHARP = ("norm_q.", "norm_k.", "q_norm.", "k_norm.", "norm_k_img.", "query_norm.", "key_norm.")
+SHARP = ("norm_q.", "norm_k.", "q_norm", "k_norm", "norm_k_img.", "query_norm.", "key_norm.", "to_q.1.", "to_k.1.")
 SPREADS = {
     0.02: (".bias",),
-    0.4: ("modulation", "_mod.", "time_projection"),
-    2.0: ("self_attn.o.", "_attn_proj.", ".linear2."),
+    0.4: ("modulation", "_mod.", "time_projection", "adaln", "scale_shift_table", ".mod_", "final_layer.mod."),
+    2.0: ("self_attn.o.", "_attn_proj.", ".linear2.", ".attn1.to_out."),
     4.0: ("attn_out.", "self_attention.out_layer.", "norm1.linear."),
+    8.0: (".attn.out_proj.",),
 }
 
 
@@ -36,7 +40,15 @@ class Family:
         conditioning: inputs of SVGDemoConditioning beside tokens and seed.
         reference: whether a reference latent is given as well.
         tensors: what else the conditioning carries: key -> shape, a function of the latent's frames, height and width.
+        values: as `tensors`, but key -> a JSON value in which {"randn": shape} stands for a tensor.
         for_negative: whether the negative conditioning carries these too.
+        audio: shape of the latent's sound without the batch, a function of the latent's frames, of a model that makes both.
+        guide: strength of a picture given by LTXVAddGuide; 0 is for none.
+        guide_every: along height and width, how many of its tokens there is one left of.
+        config: takes the place of what the host finds in the checkpoint, where it takes sizes for granted.
+        metadata: the same as the checkpoint's own, for families of which the host reads that.
+        one_video: whether the host refuses a batch of two.
+        dense: why our nodes leave it dense, as a run's report has it; "" where they do not.
     """
 
     title: str | None
@@ -48,7 +60,15 @@ class Family:
     conditioning: dict = field(default_factory=lambda: TEXT)
     reference: bool = False
     tensors: dict[str, Callable[[int, int, int], tuple]] = field(default_factory=dict)
+    values: dict[str, Callable[[int, int, int], object]] = field(default_factory=dict)
     for_negative: bool = True
+    audio: Callable[[int], tuple] | None = None
+    guide: float = 0.0
+    guide_every: int = 1
+    config: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+    one_video: bool = False
+    dense: str = ""
 
 
 TEXT = {"width": tiny.WAN_TEXT_WIDTH}
@@ -56,6 +76,53 @@ VISION = {**TEXT, "vision_tokens": 257, "vision_width": tiny.WAN_VISION_WIDTH}
 HUNYUAN = {"width": tiny.HUNYUAN_TEXT_WIDTH, "pooled": tiny.HUNYUAN_POOLED_WIDTH}
 HUNYUAN_1_5 = {"width": tiny.HUNYUAN_TEXT_WIDTH, "byt5_tokens": 7, "vision_tokens": 9, "vision_width": tiny.SIGLIP_WIDTH}
 KANDINSKY = {"width": tiny.KANDINSKY_TEXT_WIDTH, "pooled": tiny.HUNYUAN_POOLED_WIDTH}
+ROUND = 2  # MiniMax-H3's patches: what it is given is of whole ones
+
+
+def _keyframes(t: int, h: int, w: int) -> list[dict]:
+    """The first and the last frame, as MiniMaxH3ImageToVideo has them."""
+    frame = {"latent": {"randn": (1, 24, 1, h + h % ROUND, w + w % ROUND)}}
+    return [{**frame, "resolved_frame_index": 0}, {**frame, "resolved_frame_index": 4 * (t - 1)}]
+
+
+def _references(t: int, h: int, w: int) -> list[dict]:
+    """An image and a video with sound, as MiniMaxH3ReferenceToVideo has them, of sizes of their own."""
+    image, video = {"latent_h": 6, "latent_w": 10}, {"latent_t": 2, "latent_h": 8, "latent_w": 8, "ref_audio_t": 8}
+    sound = {"audio_latent": {"randn": (1, 32, 2, 8)}}
+    return [
+        {"kind": "image", **image, "latent": {"randn": (1, 24, 1, 6, 10)}},
+        {"kind": "video_audio", **video, "latent": {"randn": (1, 24, 2, 8, 8)}, **sound},
+    ]
+
+
+H3 = {
+    **{"shapes": tiny_audio.minimax_h3(), "since": "0.30.0", "channels": 24, "downscale": 16, "large": 2, "one_video": True},
+    **{"conditioning": {"width": tiny_audio.H3_TEXT_WIDTH}, "audio": lambda t: (32, 2, (20 * t - 15) // 3)},
+}
+LTX_CONFIG = {
+    **{"num_attention_heads": 2, "attention_head_dim": 128, "audio_num_attention_heads": 2, "audio_attention_head_dim": 64},
+    **{"cross_attention_dim": tiny.DIM, "audio_cross_attention_dim": tiny_audio.AUDIO_DIM},
+    **{"connector_num_attention_heads": 2, "connector_num_layers": 1, "caption_channels": tiny_audio.LTX_TEXT_WIDTH},
+    **{"rope_type": "split", "causal_temporal_positioning": True, "use_middle_indices_grid": True},
+}
+LTX_2_3_CONFIG = LTX_CONFIG | {
+    **{"apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True},
+    **{"caption_proj_before_connector": True, "caption_projection_first_linear": False},
+    "audio_connector_attention_head_dim": 64,
+}
+LTX2 = {
+    **{"shapes": tiny_audio.ltx2(), "since": "0.8.0", "channels": 128, "downscale": 32, "large": 2, "metadata": LTX_CONFIG},
+    **{"conditioning": {"width": tiny_audio.LTX_TEXT_WIDTH}, "audio": lambda t: (8, 8 * t - 7, 16)},
+}
+LTX_2_3 = {
+    **{"shapes": tiny_audio.ltx2(gated=True), "metadata": LTX_2_3_CONFIG},
+    "conditioning": {"width": tiny.DIM + tiny_audio.AUDIO_DIM},
+}
+MOCHI_CONFIG = {
+    **{"depth": 3, "num_heads": 2, "hidden_size_x": tiny.DIM, "hidden_size_y": tiny_cosmos.MOCHI_TEXT_DIM},
+    **{"mlp_ratio_x": 48.0, "t5_feat_dim": tiny_cosmos.MOCHI_TEXT_WIDTH},
+}
+COSMOS = {"width": tiny_cosmos.COSMOS_TEXT_WIDTH}
 FAMILIES = {
     "wan21_t2v": Family("Wan 2.1 T2V", tiny.wan(16)),
     "wan21_i2v": Family("Wan 2.1 I2V", tiny.wan(36, vision=True), conditioning=VISION),
@@ -106,6 +173,32 @@ FAMILIES = {
     "wan_bernini": Family(
         "Wan Bernini", tiny.wan(16), since="0.25.0", tensors={"context_latents": lambda t, h, w: (1, 16, t, h, w)}
     ),
+    # The persons in the poses and in the reference are marked.
+    "wan_scail2": Family(
+        "Wan SCAIL 2",
+        tiny.wan_scail2(),
+        since="0.33.0",
+        conditioning=VISION,
+        reference=True,
+        tensors={
+            "pose_video_latent": lambda t, h, w: (1, 16, t, h // 2, w // 2),
+            "driving_mask_28ch": lambda t, h, w: (1, t, tiny.SCAIL_MASK_CHANNELS, h // 2, w // 2),
+            "ref_mask_28ch": lambda t, h, w: (1, t + 1, tiny.SCAIL_MASK_CHANNELS, h, w),
+        },
+    ),
+    "wan_animate2": Family(
+        "Wan Animate 2", tiny.wan(36, vision=True), since="0.33.0", conditioning=VISION, metadata={"model_type": "animate2"}
+    ),
+    # Attention is called for one frame at a time.
+    "wan_animate2_posed": Family(
+        "Wan Animate 2, with poses",
+        tiny.wan(36, vision=True),
+        since="0.33.0",
+        conditioning=VISION,
+        metadata={"model_type": "animate2"},
+        tensors={"pose_video_latent": lambda t, h, w: (1, 16, t - 1, h, w)},
+        dense="layout",
+    ),
     "hunyuan_t2v": Family("HunyuanVideo T2V", tiny.hunyuan_video(16), conditioning=HUNYUAN),
     "hunyuan_i2v": Family("HunyuanVideo I2V", tiny.hunyuan_video(33), conditioning=HUNYUAN),
     "hunyuan_custom": Family(
@@ -120,7 +213,43 @@ FAMILIES = {
     ),
     "cogvideox": Family("CogVideoX T2V", tiny.cogvideox(16), since="0.21.0"),
     "cogvideox_i2v": Family("CogVideoX I2V", tiny.cogvideox(32), since="0.21.0"),
-    "kandinsky5": Family("Kandinsky 5", tiny.kandinsky5(), since="0.4.0", conditioning=KANDINSKY),
+    "kandinsky5": Family("Kandinsky 5", tiny.kandinsky5(64), since="0.4.0", conditioning=KANDINSKY),
+    "kandinsky5_pro": Family(
+        "Kandinsky 5 Pro",
+        tiny.kandinsky5(128),
+        since="0.4.0",
+        conditioning=KANDINSKY,
+        config={"axes_dims": (32, 48, 48)},
+    ),
+    "minimax_h3": Family("MiniMax-H3", **H3),
+    "minimax_h3_fl2va": Family(
+        "MiniMax-H3, first and last frame", **H3, values={"minimax_keyframes": _keyframes}, for_negative=False
+    ),
+    "minimax_h3_ref2va": Family("MiniMax-H3, with references", **H3, values={"minimax_refs": _references}, for_negative=False),
+    "ltx2": Family("LTX-2", **LTX2),
+    "ltx23": Family("LTX-2.3", **LTX2 | LTX_2_3),
+    "ltx2_keyframes": Family("LTX-2, keyframe", **LTX2, guide=1.0),
+    "ltx2_guide_part": Family("LTX-2, part of a keyframe", **LTX2 | {"since": "0.33.0"}, guide=1.0, guide_every=2),
+    # The host calls attention for the video and for the keyframe in turn.
+    "ltx2_guide_weak": Family("LTX-2, keyframe of strength 0.6", **LTX2, guide=0.6, dense="layout"),
+    "ltxv": Family(
+        "LTX-Video",
+        tiny_audio.ltxv(),
+        channels=128,
+        downscale=32,
+        large=2,
+        conditioning={"width": tiny_audio.T5_WIDTH, "masked": True},
+        config={"num_attention_heads": 4, "attention_head_dim": 64},
+    ),
+    "cosmos1": Family("Cosmos 1", tiny_cosmos.cosmos1(), conditioning=COSMOS, config={"num_blocks": 3, "num_heads": 2}),
+    "cosmos_predict2": Family("Cosmos Predict 2", tiny_cosmos.cosmos_predict2(), conditioning=COSMOS, config={"num_heads": 2}),
+    "mochi": Family(
+        "Mochi",
+        tiny_cosmos.mochi(),
+        channels=12,
+        conditioning={"width": tiny_cosmos.MOCHI_TEXT_WIDTH, "masked": True},
+        config=MOCHI_CONFIG,
+    ),
 }
 LISTS = {"context_latents"}  # keys of the conditioning that hold a list of tensors
 
@@ -136,7 +265,7 @@ def families_for(version: str) -> list[str]:
 
 
 def write_checkpoint(name: str, folder: Path) -> Path:
-    """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 15 MB, hunyuan15 33.
+    """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 20 MB, hunyuan15 33, mochi 42.
 
     Other names have other weights, so that the high- and the low-noise expert of Wan 2.2 differ.
     """
@@ -144,7 +273,8 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     weights = {key: _fill(key, shape, generator) for key, shape in FAMILIES[name].shapes.items()}
     file = Path(folder) / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, file)
+    metadata = FAMILIES[name].metadata
+    save_file(weights, file, {"config": json.dumps({"transformer": metadata})} if metadata else None)
     return file
 
 
@@ -160,7 +290,9 @@ def write_lora(file: Path, rank: int = 4) -> None:
 
 
 def _fill(key: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:
-    """Weights that keep activations near unit variance."""
+    """Weights that keep activations near unit variance, and frequencies of rotary positions."""
+    if key == "rope.inv_freq":
+        return (10_000 ** -(torch.arange(shape[0]) / shape[0])).half()
     if len(shape) == 1 and key.endswith(".weight"):
         return torch.full(shape, 1.4 if any(part in key for part in SHARP) else 1.0, dtype=torch.float16)
     spread = next((value for value, parts in SPREADS.items() if any(part in key for part in parts)), 1.0)

@@ -11,6 +11,7 @@ WAN_TEXT_WIDTH, WAN_VISION_WIDTH = 4096, 1280
 S2V_AUDIO_LAYERS, S2V_AUDIO_WIDTH, S2V_INJECTORS = 25, 1024, 12
 HUMO_AUDIO = (8, 5, 1280)  # window, layers, width
 HUMO_TOKENS, HUMO_TOKEN_WIDTH = 16, 1536
+SCAIL_MASK_CHANNELS = 28
 HUNYUAN_TEXT_WIDTH, HUNYUAN_POOLED_WIDTH = 512, 768
 BYT5_WIDTH, SIGLIP_WIDTH = 1472, 1152
 KANDINSKY_TEXT_WIDTH = 3584
@@ -144,6 +145,11 @@ def wan_scail() -> dict:
     return wan(20, vision=True) | layer("patch_embedding_pose", DIM, 20, 1, 2, 2)
 
 
+def wan_scail2() -> dict:
+    """Shapes of a Wan SCAIL 2 model, which adds masks of the persons."""
+    return wan_scail() | layer("patch_embedding_mask", DIM, SCAIL_MASK_CHANNELS, 1, 2, 2)
+
+
 def hunyuan_double_block(name: str) -> dict:
     shapes = {}
     for stream in ("img", "txt"):
@@ -237,15 +243,15 @@ def cogvideox(in_channels: int) -> dict:
     return shapes
 
 
-def kandinsky5() -> dict:
-    """Shapes of a Kandinsky 5 video model, whose heads are 64 wide."""
+def kandinsky5(head_dim: int) -> dict:
+    """Shapes of a Kandinsky 5 video model."""
 
     def block(name: str, attentions: tuple[str, ...], modulation: str) -> dict:
         shapes = layer(f"{name}.{modulation}.out_layer", 3 * (1 + len(attentions)) * DIM, FFN)
         for attention_name in (f"{name}.{attention}" for attention in attentions):
             for part in ("to_query", "to_key", "to_value", "out_layer"):
                 shapes |= layer(f"{attention_name}.{part}", DIM, DIM)
-            shapes |= {f"{attention_name}.{part}_norm.weight": (64,) for part in ("query", "key")}
+            shapes |= {f"{attention_name}.{part}_norm.weight": (head_dim,) for part in ("query", "key")}
         widths = {"in_layer": (FFN, DIM), "out_layer": (DIM, FFN)}
         return shapes | {f"{name}.feed_forward.{part}.weight": shape for part, shape in widths.items()}
 

@@ -5,6 +5,7 @@ attention override, take it away in mid-run, run out of memory.
 """
 
 import hashlib
+import json
 import pickle
 import random
 import sys
@@ -79,6 +80,60 @@ def conditioning_tensor(conditioning, key, shape, seed, as_list=False):
 def latent(channels, frames, height, width, batch):
     """Zero latent [batch, channels, frames, height, width], in latent cells."""
     return ({"samples": torch.zeros(batch, channels, frames, height, width)},)
+
+
+@node("SVGTestLatent", "LATENT", shape="")
+def latent_of_shape(shape):
+    """Zero latent of a shape such as "1, 8, 33, 16", as of sound."""
+    return ({"samples": torch.zeros([int(size) for size in shape.split(",")])},)
+
+
+@node("SVGTestFlatLatent", "LATENT", samples="LATENT")
+def flat_latent(samples):
+    """Video and sound of a nested latent as one tensor [batch, 1, elements], which SaveLatent can write."""
+    parts = [part.flatten(1) for part in samples["samples"].unbind()]
+    return ({"samples": torch.cat(parts, dim=1).unsqueeze(1)},)
+
+
+@node("SVGTestConditioningValue", "CONDITIONING", conditioning="CONDITIONING", key="", value="", seed=0)
+def conditioning_value(conditioning, key, value, seed):
+    """A JSON value under a key of a conditioning; {"randn": shape} in it stands for a random tensor."""
+    generator = torch.Generator().manual_seed(seed)
+    filled = json.loads(value, object_hook=lambda x: torch.randn(x["randn"], generator=generator) if "randn" in x else x)
+    return ([[text, {**extra, key: filled}] for text, extra in conditioning],)
+
+
+@node("SVGTestLoader", "MODEL", unet_name="", config="{}")
+def loader(unet_name, config):
+    """As UNETLoader, but entries of `config`, JSON, take the place of what the host finds in the checkpoint."""
+    import comfy.model_detection as detection
+
+    import nodes
+
+    detect = detection.detect_unet_config
+    detection.detect_unet_config = lambda *args, **kwargs: {**detect(*args, **kwargs), **json.loads(config)}
+    try:
+        return nodes.UNETLoader().load_unet(unet_name, "default")
+    finally:
+        detection.detect_unet_config = detect
+
+
+@node("SVGTestVAE", "VAE")
+def video_vae():
+    """Encodes to random latents [1, 128, frames, height, width] as LTX's VAE does: 8 frames of 32 x 32 pixels each."""
+
+    def encode(pixels):
+        frames, height, width, _ = pixels.shape
+        size = (1, 128, (frames - 1) // 8 + 1, height // 32, width // 32)
+        return torch.randn(size, generator=torch.Generator().manual_seed(3000))
+
+    return (SimpleNamespace(downscale_index_formula=(8, 32, 32), encode=encode),)
+
+
+@node("SVGTestICLoRA", "IC_LORA_PARAMETERS", every=2)
+def ic_lora(every):
+    """What an IC-LoRA says of its references: along height and width, one of `every` tokens is there."""
+    return ({"reference_downscale_factor": every},)
 
 
 @node("SVGTestImages", "IMAGE", shape="")
