@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +16,11 @@ from tiny_prompts import node
 
 # Attention that old hosts do not hand their options to.
 KEPT_FROM_OVERRIDES = {"wan_s2v"}
+# Families whose attention has tokens that are no video: text, sound, references, poses, parts of keyframes.
+WITH_TEXT = {
+    *("wan_s2v", "wan_humo", "wan_scail", "wan_scail2", "hunyuan_t2v", "hunyuan_i2v", "hunyuan_custom", "hunyuan15"),
+    *("cogvideox", "cogvideox_i2v", "minimax_h3", "minimax_h3_fl2va", "minimax_h3_ref2va", "ltx2_guide_part", "mochi"),
+}
 LOADABLE = [name for name in FAMILIES if not name.endswith("_low")]
 
 
@@ -29,6 +36,10 @@ def test_every_family_samples(host, control, family, method, record_property):
     out, result = host.render(family, method, start_percent=0.0)
     assert out.isfinite().all()
     record_property("reports", reports(result))
+    if FAMILIES[family].dense:
+        assert torch.equal(out, control(family))
+        assert [set(report["dense_reasons"]) for report in reports(result)] == [{FAMILIES[family].dense}]
+        return
     if family in KEPT_FROM_OVERRIDES and "not_reached" in reports(result)[0]["dense_reasons"]:
         assert torch.equal(out, control(family)) and "does not reach this node" in result.log
         return
@@ -40,15 +51,36 @@ def test_every_family_samples(host, control, family, method, record_property):
 
 
 BATCHINGS = {"batch": {"batch": 2}, "cfg-1": {"cfg": 1.0}, "unequal-text": {"negative_tokens": 30}}
-# The odd one is 17 x 11 latent cells: padded to whole patches by Wan, refused by HunyuanVideo itself.
-SIZES = {"odd": (136, 88, 5), "prime": (208, 112, 5), "tall": (64, 208, 21), "image": (176, 176, 1)}
+SIZES = {"prime": (208, 112, 5), "tall": (64, 208, 21), "image": (176, 176, 1)}
 SIZES = {name: dict(zip(("width", "height", "frames"), size, strict=True)) for name, size in SIZES.items()}
-VARIED = [
-    pytest.param(family, options, id=f"{family}-{name}")
-    for family in ("wan21_t2v", "hunyuan_t2v")
-    for name, options in (BATCHINGS | SIZES).items()
-    if (family, name) != ("hunyuan_t2v", "odd")
-]
+# Of each other kind of token sequence one.
+KINDS = (
+    *("minimax_h3", "minimax_h3_ref2va", "ltx2", "ltx2_keyframes", "ltx2_guide_part", "ltxv", "mochi"),
+    *("cosmos1", "cosmos_predict2", "kandinsky5", "kandinsky5_pro", "wan_scail2", "wan_animate2"),
+)
+
+
+# Those that themselves refuse an odd number of latent cells.
+EVEN = {"hunyuan_t2v", "ltx2_guide_part", "mochi", "cosmos1", "kandinsky5", "kandinsky5_pro"}
+
+
+def odd_size(family) -> dict:
+    """17 x 11 latent cells, which most models pad to whole patches; else 18 x 10, of which patches make 9 x 5 tokens."""
+    width, height = (18, 10) if family in EVEN else (17, 11)
+    return {"width": width * FAMILIES[family].downscale, "height": height * FAMILIES[family].downscale, "frames": 5}
+
+
+def varied() -> Iterator:
+    """Families with options of their prompts, for most all at once; some have one video at a time."""
+    for family in ("wan21_t2v", "hunyuan_t2v"):
+        named = {**BATCHINGS, "odd": odd_size(family), **SIZES}
+        yield from (pytest.param(family, options, id=f"{family}-{name}") for name, options in named.items())
+    for family in KINDS:
+        batch = {} if FAMILIES[family].one_video or FAMILIES[family].guide else BATCHINGS["batch"]
+        yield pytest.param(family, {**batch, **BATCHINGS["unequal-text"], **odd_size(family)}, id=f"{family}-varied")
+
+
+VARIED = list(varied())
 
 
 @pytest.mark.parametrize("family, options", [*(pytest.param(family, {}, id=family) for family in LOADABLE), *VARIED])
@@ -58,26 +90,52 @@ def test_everything_chosen_reproduces_the_unpatched_render(host, control, family
     out, result = host.render(family, method, prompt_options=options, **everything)
     torch.testing.assert_close(out, control(family, **options), atol=1e-4, rtol=1e-4)
     (*_, report) = reports(result)
-    assert report["sparse_calls"] == report["calls"] > 0 or family in KEPT_FROM_OVERRIDES
+    assert report["sparse_calls"] == report["calls"] > 0 or family in KEPT_FROM_OVERRIDES or FAMILIES[family].dense
 
 
 @pytest.mark.parametrize("family, options", [case for case in VARIED if "width" in case.values[1]])
 def test_any_size(host, family, method, options):
+    skip_unless_loadable(host, family)
     out, _ = host.render(family, method, start_percent=0.0, prompt_options=options)
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("family", ["wan21_t2v", "hunyuan_t2v"])
+DENSE = {"start": {"start_percent": 0.99}, "blocks": {"dense_blocks": "0-99"}, "tokens": {"min_tokens": 10_000}}
+
+
 @pytest.mark.parametrize(
-    "inputs",
-    [{"start_percent": 0.99}, {"dense_blocks": "0-99"}, {"min_tokens": 10_000}],
-    ids=["start", "blocks", "tokens"],
+    "family, inputs",
+    [
+        *(pytest.param(f, inputs, id=f"{f}-{name}") for f in ("wan21_t2v", "hunyuan_t2v") for name, inputs in DENSE.items()),
+        *(pytest.param(family, DENSE["start"], id=family) for family in KINDS),
+    ],
 )
 def test_a_dense_run_is_the_unpatched_render_bit_for_bit(host, control, family, method, inputs):
+    skip_unless_loadable(host, family)
     out, result = host.render(family, method, **inputs)
     assert torch.equal(out, control(family))
     (report,) = reports(result)
     assert report["sparse_calls"] == 0 and report["calls"] > 0
+
+
+# Nothing stands for the keys that are not read, so that the result can be computed anew.
+WITHOUT_A_TAIL = {"SVGAttention": {}, "SVG2Attention": {"tail": "off"}}
+
+
+@pytest.mark.parametrize("family", LOADABLE)
+def test_text_and_what_goes_with_it_is_read_by_all_and_reads_all(host, family, method):
+    """Against float64 attention over the keys that each row is to read."""
+    skip_unless_loadable(host, family)
+    inputs = {"start_percent": 0.0, "dense_blocks": "", **WITHOUT_A_TAIL[method]}
+    options = {"steps": 2, "negative_tokens": 30}
+    _, result = host.render(family, method, prompt_options=options, after=[("SVGTestPlans", {})], **inputs)
+    calls = [json.loads(line.split("sparse call: ")[1]) for line in result.log.splitlines() if "sparse call: " in line]
+    assert len(calls) == sum(report["sparse_calls"] for report in reports(result))
+    if not FAMILIES[family].dense and family not in KEPT_FROM_OVERRIDES:
+        assert calls
+    for call in calls:
+        assert call["once"] and call["reads_text"] and call["text_reads_all"] and call["error"] < 1e-5
+        assert call["video"] > 300 and (call["text"] > 0) == (family in WITH_TEXT)
 
 
 @pytest.mark.parametrize("family", ["wan21_t2v", "wan22_t2v_high", "hunyuan_i2v"])

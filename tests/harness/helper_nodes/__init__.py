@@ -16,6 +16,8 @@ import numpy
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from .plans import watch_plans
+
 BYT5_WIDTH = 1472
 OVERRIDE = "optimized_attention_override"
 NODE_CLASS_MAPPINGS = {}
@@ -289,6 +291,12 @@ def whose_attention(model):
         return attend_and_tell
 
     during_a_run(model, ".nodes.patch", "attend", watched)
+
+
+@patches_model("SVGTestPlans")
+def plans(model):
+    """Prints what the plans of each sparse call say and what was computed by them."""
+    watch_plans(during_a_run, model)
 
 
 @patches_model("SVGTestOutOfMemory")

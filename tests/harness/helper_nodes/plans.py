@@ -4,13 +4,6 @@ import json
 
 import torch
 
-CALLS = "sparse calls:"
-
-
-def sparse_calls(log: str) -> list[dict]:
-    """What the node printed into a server's log, a call each; see `watch_plans`."""
-    return [json.loads(line.split(CALLS)[1]) for line in log.splitlines() if CALLS in line]
-
 
 def watch_plans(during_a_run, model) -> None:
     """Prints for each sparse call: video and text tokens; whether all rows are computed once; whether every row reads all
@@ -25,7 +18,7 @@ def watch_plans(during_a_run, model) -> None:
             layouts[:] = call.layouts
             out = attend(run, call, reason)
             if plans:
-                print(CALLS, json.dumps(_summary(layouts[0], plans)), flush=True)
+                print("sparse call:", json.dumps(_summary(layouts[0], plans)), flush=True)
             return out
 
         return attend_and_tell
