@@ -1,15 +1,14 @@
-"""How each model family lays its video out as tokens."""
+"""What is known of each model family: how it lays its video out as tokens, and what its attention calls are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ..svg_core import VideoLayout
-from .reasons import StayDense
 
 # (diffusion model, arguments of its forward by name, with the transformer_options of the call, tokens beyond the grid)
 # -> how many of these stand before the video, the others after it; None if not understood.
@@ -27,7 +26,8 @@ def _patch(diffusion_model: nn.Module) -> Sequence[int] | None:
     return patch if isinstance(patch, Sequence) and len(patch) == 3 else None
 
 
-def _grid(patch: Sequence[int], size: Sequence[int]) -> VideoLayout:
+def patch_grid(patch: Sequence[int], size: Sequence[int]) -> VideoLayout:
+    """The tokens that patches of these latent cells make of a latent of this size, [B, C, T, H, W]."""
     return VideoLayout(*(math.ceil(cells / p) for cells, p in zip(size[2:], patch, strict=True)))
 
 
@@ -76,7 +76,7 @@ def _hunyuan(model: nn.Module, arguments: Mapping, surplus: int) -> int | None:
     if not getattr(model.double_blocks[0], "flipped_img_txt", False):
         return surplus
     reference = arguments.get("ref_latent")
-    before = 0 if reference is None else _grid(_patch(model), reference.shape).video_tokens
+    before = 0 if reference is None else patch_grid(_patch(model), reference.shape).video_tokens
     return before if before <= surplus else None
 
 
@@ -197,53 +197,6 @@ def family_of(diffusion_model: nn.Module) -> Family | None:
     names = {base.__name__ for base in type(diffusion_model).__mro__}
     known = next((family for family in FAMILIES if family.module in names), None)
     return known or (OTHER if _patch(diffusion_model) else None)
-
-
-def video_grid(family: Family, diffusion_model: nn.Module, size: Sequence[int]) -> VideoLayout | None:
-    """The grid of tokens that a forward of a latent of this size, [B, C, T, H, W], makes; None if there is no such grid."""
-    patch = family.patch(diffusion_model)
-    return None if patch is None or len(size) != 5 else _grid(patch, size)
-
-
-def forward_grid(family: Family, diffusion_model: nn.Module, arguments: Mapping) -> VideoLayout | None:
-    """The grid of a forward, by its arguments' names; None without one.
-
-    Of x, or of the first in it where it is a list of a video and its audio, with the frames that Phantom appends to it and
-    without the keyframes that x has at its end with LTX.
-    """
-    x, appended, keyframes = (arguments.get(name) for name in ("x", "time_dim_concat", "keyframe_idxs"))
-    x = x[0] if isinstance(x, (list, tuple)) and x else x
-    if not isinstance(x, Tensor):
-        return None
-    size = list(x.shape)
-    if appended is not None and len(size) == 5:
-        size[2] += appended.shape[2]
-    grid = video_grid(family, diffusion_model, size)
-    if grid is not None and keyframes is not None:  # [B, 3, tokens, ...]
-        grid = replace(grid, frames=grid.frames - keyframes.shape[2] // grid.frame_tokens)
-    return grid
-
-
-def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, tokens: int) -> VideoLayout:
-    """The layout of a self-attention call over `tokens` tokens.
-
-    Args:
-        arguments: of the forward, by name, with the transformer_options of the call.
-        grid: the video's.
-
-    Raises:
-        StayDense: what the tokens beyond the grid are is not known.
-    """
-    surplus = tokens - grid.video_tokens
-    if surplus == 0:
-        return grid
-    before = family.tokens_before(model, arguments, surplus) if surplus > 0 else None
-    if before is None:
-        size = f"{tokens} tokens and the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
-        raise StayDense("layout", f"the call has {size}; what the others are is not known for {family.name}")
-    if family.surplus_is_frames and surplus % grid.frame_tokens == 0:
-        return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
-    return replace(grid, text_before=before, text_after=surplus - before)
 
 
 def layers(family: Family, model: nn.Module) -> int:

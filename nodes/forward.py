@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..kernels import backend_status
 from ..kernels.gather_attention import HEAD_DIMS
 from ..svg_core import VideoLayout
-from .families import Family, forward_grid, layer_of, text_tokens, token_layout
+from .families import Family, layer_of, text_tokens
+from .layouts import forward_grid, token_layout
 from .masks import mask_text, masked_keys
 from .reasons import Reason, StayDense
 from .run import Run

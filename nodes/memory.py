@@ -11,7 +11,8 @@ import comfy.model_management
 from ..kernels.gather_attention import tile_rows
 from ..svg_core import WORKSPACE_BYTES, Call
 from . import host
-from .families import Family, layers, video_grid
+from .families import Family, layers
+from .layouts import video_grid
 from .settings import Settings
 
 # Shares of the device's memory. The state over its share waits in host memory; lists over theirs are made for

@@ -10,6 +10,7 @@ import compileall
 import pytest
 from in_process import run_in_host
 from load_pack import ROOT
+from tiny_checkpoints import write_checkpoint
 
 FAULTS = """
 import importlib, os, threading, time
@@ -296,6 +297,40 @@ def test_nothing_stays_behind(faults):
 
 def test_the_report_says_where_time_is_not_measured(faults):
     assert faults["no time"]["lines"] == ["Not measured on mps."] and faults["no time"]["drawn"] == [1, 1000, 1280, 3]
+
+
+WITH_AUDIO = """
+import comfy.model_management
+from unittest.mock import patch as replaced
+from comfy.nested_tensor import NestedTensor
+from sparse_videogen.nodes.families import family_of
+from sparse_videogen.nodes.memory import run_bytes
+
+SIZE = (1, 24, 5, 16, 24)
+model, latent = load("minimax_h3"), NestedTensor((torch.zeros(SIZE), torch.zeros(1, 32, 2, 28)))
+asked, load_models = [], comfy.model_management.load_models_gpu
+def ask(*args, **kwargs):
+    asked.append(kwargs["memory_required"])
+    return load_models(*args, **kwargs)
+positive, negative = ([[torch.randn(1, 12, 512), {"pooled_output": None}]] for _ in range(2))
+with replaced.object(comfy.model_management, "load_models_gpu", ask), torch.inference_mode():
+    for each in (model, *(patch(model, method) for method in CONFIGS)):
+        noise = comfy.sample.prepare_noise(latent, 0)
+        out = comfy.sample.sample(each, noise, 2, 5.0, "euler", "simple", positive, negative, latent, seed=0)
+options, family = {"start_percent": 0.0, "min_tokens": 0}, family_of(model.model.diffusion_model)
+conds = {"positive": [{}], "negative": [{}]}
+told_bytes = [run_bytes(Settings(config, **options), family, model, SIZE, conds)(2) for config in CONFIGS.values()]
+tell("memory", more=[bytes - asked[0] for bytes in asked[1:]], expected=told_bytes)
+"""
+
+
+def test_the_memory_of_a_run_with_audio_is_that_of_its_video(host, tmp_path):
+    """The sampler has both as one row of numbers."""
+    if "minimax_h3" not in host.families:
+        pytest.skip(f"ComfyUI {host.version} has no MiniMax-H3")
+    write_checkpoint("minimax_h3", tmp_path)
+    told = run_in_host(host.path, WITH_AUDIO, tmp_path)["memory"]
+    assert told["more"] == pytest.approx(told["expected"], rel=1e-3) and min(told["expected"]) > 1e5
 
 
 NO_VIDEO = """

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_videogen.nodes.families import OTHER, family_of, forward_grid, layer_of, layers, token_layout, video_grid
+from sparse_videogen.nodes.families import OTHER, family_of, layer_of, layers
+from sparse_videogen.nodes.layouts import forward_grid, token_layout, video_grid
 from sparse_videogen.nodes.reasons import StayDense
 from sparse_videogen.svg_core import VideoLayout
 
