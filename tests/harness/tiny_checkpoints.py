@@ -12,6 +12,22 @@ import tiny_shapes_audio as tiny_audio
 import tiny_shapes_cosmos as tiny_cosmos
 import torch
 from safetensors.torch import save_file
+from tiny_inputs import (
+    COSMOS,
+    H3,
+    HUNYUAN,
+    HUNYUAN_1_5,
+    KANDINSKY,
+    LTX2,
+    LTX2_GUIDED,
+    LTX_2_3,
+    LTXV,
+    MOCHI,
+    TEXT,
+    VISION,
+    keyframes,
+    references,
+)
 
 # First match by name decides how a tensor is filled. The q and k norms make attention logits of standard
 # deviation 2, sharp enough that leaving keys out shows; the gates and the projections after attention are
@@ -71,58 +87,6 @@ class Family:
     dense: str = ""
 
 
-TEXT = {"width": tiny.WAN_TEXT_WIDTH}
-VISION = {**TEXT, "vision_tokens": 257, "vision_width": tiny.WAN_VISION_WIDTH}
-HUNYUAN = {"width": tiny.HUNYUAN_TEXT_WIDTH, "pooled": tiny.HUNYUAN_POOLED_WIDTH}
-HUNYUAN_1_5 = {"width": tiny.HUNYUAN_TEXT_WIDTH, "byt5_tokens": 7, "vision_tokens": 9, "vision_width": tiny.SIGLIP_WIDTH}
-KANDINSKY = {"width": tiny.KANDINSKY_TEXT_WIDTH, "pooled": tiny.HUNYUAN_POOLED_WIDTH}
-ROUND = 2  # MiniMax-H3's patches: what it is given is of whole ones
-
-
-def _keyframes(t: int, h: int, w: int) -> list[dict]:
-    """The first and the last frame, as MiniMaxH3ImageToVideo has them."""
-    frame = {"latent": {"randn": (1, 24, 1, h + h % ROUND, w + w % ROUND)}}
-    return [{**frame, "resolved_frame_index": 0}, {**frame, "resolved_frame_index": 4 * (t - 1)}]
-
-
-def _references(t: int, h: int, w: int) -> list[dict]:
-    """An image and a video with sound, as MiniMaxH3ReferenceToVideo has them, of sizes of their own."""
-    image, video = {"latent_h": 6, "latent_w": 10}, {"latent_t": 2, "latent_h": 8, "latent_w": 8, "ref_audio_t": 8}
-    sound = {"audio_latent": {"randn": (1, 32, 2, 8)}}
-    return [
-        {"kind": "image", **image, "latent": {"randn": (1, 24, 1, 6, 10)}},
-        {"kind": "video_audio", **video, "latent": {"randn": (1, 24, 2, 8, 8)}, **sound},
-    ]
-
-
-H3 = {
-    **{"shapes": tiny_audio.minimax_h3(), "since": "0.30.0", "channels": 24, "downscale": 16, "large": 2, "one_video": True},
-    **{"conditioning": {"width": tiny_audio.H3_TEXT_WIDTH}, "audio": lambda t: (32, 2, (20 * t - 15) // 3)},
-}
-LTX_CONFIG = {
-    **{"num_attention_heads": 2, "attention_head_dim": 128, "audio_num_attention_heads": 2, "audio_attention_head_dim": 64},
-    **{"cross_attention_dim": tiny.DIM, "audio_cross_attention_dim": tiny_audio.AUDIO_DIM},
-    **{"connector_num_attention_heads": 2, "connector_num_layers": 1, "caption_channels": tiny_audio.LTX_TEXT_WIDTH},
-    **{"rope_type": "split", "causal_temporal_positioning": True, "use_middle_indices_grid": True},
-}
-LTX_2_3_CONFIG = LTX_CONFIG | {
-    **{"apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True},
-    **{"caption_proj_before_connector": True, "caption_projection_first_linear": False},
-    "audio_connector_attention_head_dim": 64,
-}
-LTX2 = {
-    **{"shapes": tiny_audio.ltx2(), "since": "0.8.0", "channels": 128, "downscale": 32, "large": 2, "metadata": LTX_CONFIG},
-    **{"conditioning": {"width": tiny_audio.LTX_TEXT_WIDTH}, "audio": lambda t: (8, 8 * t - 7, 16)},
-}
-LTX_2_3 = {
-    **{"shapes": tiny_audio.ltx2(gated=True), "metadata": LTX_2_3_CONFIG},
-    "conditioning": {"width": tiny.DIM + tiny_audio.AUDIO_DIM},
-}
-MOCHI_CONFIG = {
-    **{"depth": 3, "num_heads": 2, "hidden_size_x": tiny.DIM, "hidden_size_y": tiny_cosmos.MOCHI_TEXT_DIM},
-    **{"mlp_ratio_x": 48.0, "t5_feat_dim": tiny_cosmos.MOCHI_TEXT_WIDTH},
-}
-COSMOS = {"width": tiny_cosmos.COSMOS_TEXT_WIDTH}
 FAMILIES = {
     "wan21_t2v": Family("Wan 2.1 T2V", tiny.wan(16)),
     "wan21_i2v": Family("Wan 2.1 I2V", tiny.wan(36, vision=True), conditioning=VISION),
@@ -177,7 +141,7 @@ FAMILIES = {
     "wan_scail2": Family(
         "Wan SCAIL 2",
         tiny.wan_scail2(),
-        since="0.33.0",
+        since="0.25.0",
         conditioning=VISION,
         reference=True,
         tensors={
@@ -187,13 +151,13 @@ FAMILIES = {
         },
     ),
     "wan_animate2": Family(
-        "Wan Animate 2", tiny.wan(36, vision=True), since="0.33.0", conditioning=VISION, metadata={"model_type": "animate2"}
+        "Wan Animate 2", tiny.wan(36, vision=True), since="0.31.0", conditioning=VISION, metadata={"model_type": "animate2"}
     ),
     # Attention is called for one frame at a time.
     "wan_animate2_posed": Family(
         "Wan Animate 2, with poses",
         tiny.wan(36, vision=True),
-        since="0.33.0",
+        since="0.31.0",
         conditioning=VISION,
         metadata={"model_type": "animate2"},
         tensors={"pose_video_latent": lambda t, h, w: (1, 16, t - 1, h, w)},
@@ -221,35 +185,31 @@ FAMILIES = {
         conditioning=KANDINSKY,
         config={"axes_dims": (32, 48, 48)},
     ),
-    "minimax_h3": Family("MiniMax-H3", **H3),
+    "minimax_h3": Family("MiniMax-H3", tiny_audio.minimax_h3(), **H3),
     "minimax_h3_fl2va": Family(
-        "MiniMax-H3, first and last frame", **H3, values={"minimax_keyframes": _keyframes}, for_negative=False
+        "MiniMax-H3, first and last frame",
+        tiny_audio.minimax_h3(),
+        **H3,
+        values={"minimax_keyframes": keyframes, "minimax_frame_count": lambda t, h, w: 4 * t - 3},
+        for_negative=False,
     ),
-    "minimax_h3_ref2va": Family("MiniMax-H3, with references", **H3, values={"minimax_refs": _references}, for_negative=False),
-    "ltx2": Family("LTX-2", **LTX2),
-    "ltx23": Family("LTX-2.3", **LTX2 | LTX_2_3),
-    "ltx2_keyframes": Family("LTX-2, keyframe", **LTX2, guide=1.0),
-    "ltx2_guide_part": Family("LTX-2, part of a keyframe", **LTX2 | {"since": "0.33.0"}, guide=1.0, guide_every=2),
-    # The host calls attention for the video and for the keyframe in turn.
-    "ltx2_guide_weak": Family("LTX-2, keyframe of strength 0.6", **LTX2, guide=0.6, dense="layout"),
-    "ltxv": Family(
-        "LTX-Video",
-        tiny_audio.ltxv(),
-        channels=128,
-        downscale=32,
-        large=2,
-        conditioning={"width": tiny_audio.T5_WIDTH, "masked": True},
-        config={"num_attention_heads": 4, "attention_head_dim": 64},
+    "minimax_h3_ref2va": Family(
+        "MiniMax-H3, with references", tiny_audio.minimax_h3(), **H3, values={"minimax_refs": references}, for_negative=False
     ),
-    "cosmos1": Family("Cosmos 1", tiny_cosmos.cosmos1(), conditioning=COSMOS, config={"num_blocks": 3, "num_heads": 2}),
-    "cosmos_predict2": Family("Cosmos Predict 2", tiny_cosmos.cosmos_predict2(), conditioning=COSMOS, config={"num_heads": 2}),
-    "mochi": Family(
-        "Mochi",
-        tiny_cosmos.mochi(),
-        channels=12,
-        conditioning={"width": tiny_cosmos.MOCHI_TEXT_WIDTH, "masked": True},
-        config=MOCHI_CONFIG,
+    "ltx2": Family("LTX-2", tiny_audio.ltx2(), **LTX2),
+    "ltx23": Family("LTX-2.3", tiny_audio.ltx2(gated=True), **LTX2 | LTX_2_3),
+    "ltx2_keyframes": Family("LTX-2, keyframe", tiny_audio.ltx2(), **LTX2_GUIDED, guide=1.0),
+    "ltx2_guide_part": Family(
+        "LTX-2, part of a keyframe", tiny_audio.ltx2(), **LTX2_GUIDED | {"since": "0.22.0"}, guide=1.0, guide_every=2
     ),
+    # The host calls attention for the video and for the keyframe in turn; before, all at once with a mask.
+    "ltx2_guide_weak": Family(
+        "LTX-2, keyframe of strength 0.6", tiny_audio.ltx2(), **LTX2_GUIDED | {"since": "0.22.0"}, guide=0.6, dense="layout"
+    ),
+    "ltxv": Family("LTX-Video", tiny_audio.ltxv(), **LTXV),
+    "cosmos1": Family("Cosmos 1", tiny_cosmos.cosmos1(), **COSMOS),
+    "cosmos_predict2": Family("Cosmos Predict 2", tiny_cosmos.cosmos_predict2(), **COSMOS),
+    "mochi": Family("Mochi", tiny_cosmos.mochi(), channels=12, **MOCHI),
 }
 LISTS = {"context_latents"}  # keys of the conditioning that hold a list of tensors
 
@@ -265,7 +225,7 @@ def families_for(version: str) -> list[str]:
 
 
 def write_checkpoint(name: str, folder: Path) -> Path:
-    """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 20 MB, hunyuan15 33, mochi 42.
+    """Write the checkpoint of a family, float16, as `<folder>/<name>.safetensors`; 8 to 20 MB, hunyuan15 33, mochi 30.
 
     Other names have other weights, so that the high- and the low-noise expert of Wan 2.2 differ.
     """

@@ -26,8 +26,10 @@ def tiny_prompt(
             low-noise one takes over for the later half of the steps, by the loader "model_low"; then "sampler_high" and
             "sampler" are KSamplerAdvanced.
         cfg: 1 runs the positive conditioning alone.
-        width, height: pixels; multiples of 8 (16 for wan22_5b and hunyuan15). For most 192 x 128 when None: 8 x 12 tokens.
-        frames: of the video, 4n + 1; the latent has n + 1.
+        width, height: pixels; multiples of the family's `downscale`, for HunyuanVideo 1.0, Kandinsky 5, Cosmos 1, Mochi and
+            half of a guide of twice that. When None 8 x 12 tokens, for most 192 x 128.
+        frames: of the video, 4n + 1; the latent has n + 1, also where the model's own VAE makes more or fewer.
+        batch: 1 where the family is `one_video`.
         text_tokens: length of the positive conditioning.
         negative_tokens: of the negative one; the same length when None, and the host then batches the two.
         model_patch: `(prompt, link) -> link`, adds nodes to the prompt between a loader and its sampler.

@@ -71,7 +71,7 @@ def mochi() -> dict:
         | layer("final_layer.mod", 2 * DIM, DIM)
         | layer("final_layer.linear", 4 * 12, DIM)
     )
-    for i, last in enumerate((False, False, True)):
+    for i, last in enumerate((False, True)):
         for stream, width, ffn in (("x", DIM, MOCHI_FFN), ("y", MOCHI_TEXT_DIM, MOCHI_TEXT_FFN)):
             attention, untouched = f"blocks.{i}.attn", last and stream == "y"
             shapes |= layer(f"blocks.{i}.mod_{stream}", (1 if untouched else 4) * width, DIM)
