@@ -12,7 +12,11 @@ from load_pack import ROOT
 from real_host import METHODS
 from tiny_checkpoints import FAMILIES, parts
 
-REASONS = {"not_reached": "dense: this ComfyUI hands the model's attention no options"}
+REASONS = {
+    "not_reached": "dense: this ComfyUI hands the model's attention no options",
+    "layout": "dense: attention in parts",
+    "mask": "dense: a mask that weighs keys",
+}
 HEAD = """# Models and ComfyUI versions
 
 Written by `python tests/harness/compatibility.py`: each cell is a render of a tiny model with random weights in that

@@ -99,8 +99,8 @@ def make_plan(prompts: int, families: list[str]) -> list[Case]:
 
 def _graphs(family: str, chooser: random.Random) -> list[Case]:
     """Of one family: sizes and batchings, each without a node, with SVG and with SVG2."""
-    graphs, one_video = [], FAMILIES[family].one_video or FAMILIES[family].guide
-    batchings = [options for options in BATCHINGS if not (one_video and "batch" in options)]
+    graphs = []
+    batchings = [options for options in BATCHINGS if not (FAMILIES[family].one_video and "batch" in options)]
     for _ in range(2 if family in ("wan21_t2v", "hunyuan_t2v") else 1):
         width, height, frames = chooser.choice(SIZES)
         scale = FAMILIES[family].large
