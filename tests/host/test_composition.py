@@ -101,6 +101,11 @@ VIDEOS_OWN = {
     "hunyuan15": r"(double|single)_blocks\.\d+",
     "cogvideox": r"blocks\.\d+",
     "kandinsky5": r"visual_transformer_blocks\.\d+\.self_attention",
+    "minimax_h3": r"blocks\.\d+\.attn",
+    "ltx2": r"transformer_blocks\.\d+\.attn1",
+    "cosmos1": r"blocks\.block\d+\.blocks\.0\.block\.attn",
+    "cosmos_predict2": r"blocks\.\d+\.self_attn",
+    "mochi": r"blocks\.\d+\.attn",
 }
 
 
@@ -120,6 +125,19 @@ def test_attention_of_another_kind_as_long_as_the_videos_stays_the_models(host, 
     assert set(taken.values()) == {report["calls"] // len(taken)}  # each as often as the others
     blocks = {int(re.search(r"\d+", name)[0]) for name in taken if not name.startswith(("vace", "single"))}
     assert blocks == set(range(len(blocks))) and len(report["layers"]["density"]) >= len(blocks)
+
+
+def test_layers_are_counted_right_where_guidance_leaves_one_out(host):
+    """LTX does not number its layers; its spatio-temporal guidance leaves the attention of some out of a pass of its own."""
+    if "LTXVSpatioTemporalGuidance" not in host.server.object_info():
+        pytest.skip(f"ComfyUI {host.version} has no spatio-temporal guidance")
+    schedule = {"start_percent": 0.0, "end_percent": 1.0}
+    guided = [("LTXVSpatioTemporalGuidance", {"scale": 1.0, "blocks": "1", **schedule})]
+    inputs = {"start_percent": 0.0, "dense_blocks": "2"}
+    _, result = host.render("ltx2", "SVG2Attention", before=guided, **inputs)
+    (report,) = reports(result)
+    # In each of the 4 steps three layers with both conditionings in one batch, then two of them once more.
+    assert report["calls"] == 4 * (3 + 2) and report["dense_reasons"] == {"dense_blocks": 4 * (1 + 1)}
 
 
 def test_unsampling_numbers_its_steps_as_they_come(host):
