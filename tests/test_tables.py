@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
 PAGES = {"quality-heads": "tuning", "quality-study": "tuning", "quality-schedule": "tuning", "quality": "quality"}
 
 
