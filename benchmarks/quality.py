@@ -3,7 +3,7 @@
     python benchmarks/quality.py --json benchmarks/results/quality.jsonl
 
 Every prompt of the model by every method, with the demo's guidance, each against its own dense render. --studies
-varies one setting of SVG2 at a time instead.
+varies one setting of SVG2 at a time instead, --schedules which steps are dense, at equal work.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from diffusers_host import CONDITIONINGS, Run
 from moving_shapes import PROMPTS
 from quality_heads import curves
 from render import Scene, work
-from sparse_videogen.svg_core import SVG2Config, VideoLayout
+from sparse_videogen.svg_core import SVG2Config, SVGConfig, VideoLayout
 from torch import Tensor
-from video_quality import psnr, ssim
+from video_quality import change_error, psnr, ssim
 
 COLUMNS = (
     *("provider", "setting", "start_percent", "steps", "density", "work", "computed"),
-    *("psnr", "psnr_min", "ssim", "error", "seconds"),
+    *("psnr", "psnr_min", "ssim", "change_error", "error", "seconds"),
 )
 # At 720p a query cluster has about 250 rows on tiles of 128; here about 110 on tiles of 64, and by expected error one for each
 # tile. Key clusters of as many tokens as there (76) would be 17: too few to choose from, so they are smaller.
@@ -50,6 +50,7 @@ class Job:
         start_percent: share of the steps that run dense first.
         steps: of the sampler; None is what --steps says.
         conditionings: that share their clusters; 1: each has its own.
+        end_percent: share of the steps after which they run dense again.
     """
 
     provider: str
@@ -58,6 +59,7 @@ class Job:
     start_percent: float = 0.0
     steps: int | None = None
     conditionings: int = CONDITIONINGS
+    end_percent: float = 1.0
 
 
 def study(name: str, values: tuple) -> Iterator[Job]:
@@ -84,6 +86,38 @@ def studies() -> Iterator[Job]:
         yield Job("cond and uncond", setting, BASE, conditionings=conditionings)
 
 
+def at_work(method: str, steps: int, share: float, first: int = 0, last: int = 0, density_start: float = 1.0) -> Job:
+    """A schedule with so many dense steps, whose other steps compute what is left of this share of a dense run's work."""
+    dense = [f"{name} {count}" for name, count in (("first", first), ("last", last)) if count]
+    setting = f"{' and '.join(dense) or 'none'} dense" + (f", falling from {density_start:g}" if density_start > 1 else "")
+    density = 1 - (1 - share) * steps / (steps - first - last)
+    config = SVGConfig(sparsity=1 - density)
+    if method == "svg2":
+        config = replace(BASE, density=density, density_start=density_start)
+    end = 1 - (last + 0.5) / steps if last else 1.0  # a step that begins at the end runs sparse, so it lies inside of one
+    return Job(method, setting, config, first / steps, steps, end_percent=end)
+
+
+def schedules() -> Iterator[Job]:
+    """Dense steps or none at equal work: with few steps, and at both ends of a longer run."""
+    for steps, shares in ((4, (0.475, 0.3625)), (8, (0.3875, 0.25625))):  # of one dense step and 0.30 or 0.15 after it
+        for share in shares:
+            yield at_work("svg2", steps, share, first=1)
+            for start in (1.0, 1.25, 1.5):
+                yield at_work("svg2", steps, share, density_start=start)
+    for steps, dense, shares in ((4, (1, 0), (0.55, 0.475, 0.4)), (8, (2, 1, 0), (0.55, 0.475))):
+        for share in shares:
+            for first in dense:
+                yield at_work("svg", steps, share, first)
+    for share in (0.65, 0.575):  # of five dense steps of ten and 0.30 or 0.15 in the others
+        yield at_work("svg2", 10, share, first=4, last=1)
+        yield at_work("svg2", 10, share, first=4)
+        yield at_work("svg2", 10, share, last=1, density_start=1.5)
+        yield at_work("svg2", 10, share, density_start=1.5)
+    for first, last in ((4, 1), (4, 0), (2, 0), (0, 0)):
+        yield at_work("svg", 10, 0.65, first, last)
+
+
 def curve_points(warm_ups: list[float]) -> Iterator[Job]:
     """Every method and setting after each length of the dense steps; behind some, SVG2's density is the same in all others."""
     for start in warm_ups:
@@ -107,7 +141,7 @@ class Renderer:
         """Videos [B, T, H, W], the means of density, computed and error over the sparse calls, and the run's work."""
         run = Run(None, self.layout, steps, 0.0)
         if job is not None:
-            run = Run(job.config, self.layout, steps, job.start_percent, job.conditionings)
+            run = Run(job.config, self.layout, steps, job.start_percent, job.conditionings, job.end_percent)
 
         def before_step(step: int, sigma: float) -> None:
             run.step = step
@@ -130,12 +164,12 @@ class Renderer:
             reference, begin = self.dense(seed, steps), time.perf_counter()
             videos, means = self.render(seed, steps, job)
             seconds += time.perf_counter() - begin
-            near += [(psnr(a, b), ssim(a, b)) for a, b in zip(videos, reference, strict=True)]
+            near += [(psnr(a, b), ssim(a, b), change_error(a, b)) for a, b in zip(videos, reference, strict=True)]
             counted.append(means)
-        decibels, similar = zip(*near, strict=True)
         means = {name: sum(x[name] for x in counted) / len(counted) for name in counted[0]}
-        quality = {"psnr": sum(decibels) / len(near), "psnr_min": min(decibels), "ssim": sum(similar) / len(near)}
-        return {**means, **quality, "videos": len(near), "seconds": seconds}
+        averages = (sum(values) / len(near) for values in zip(*near, strict=True))
+        quality = dict(zip(("psnr", "ssim", "change_error"), averages, strict=True))
+        return {**means, **quality, "psnr_min": min(near)[0], "videos": len(near), "seconds": seconds}
 
     def row(self, job: Job, steps: int) -> dict:
         """What is measured of a job; one that differs in name alone is not rendered again."""
@@ -145,7 +179,10 @@ class Renderer:
 def main() -> None:
     """A row a method, setting and length of the warm-up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", action="store_true", help="vary one setting of SVG2 at a time")
+    what = parser.add_mutually_exclusive_group()
+    const = {"dest": "op", "action": "store_const", "default": "quality"}
+    what.add_argument("--studies", const="quality-study", help="vary one setting of SVG2 at a time", **const)
+    what.add_argument("--schedules", const="quality-schedule", help="vary which steps are dense, at equal work", **const)
     parser.add_argument("--providers", nargs="+", default=None, help="only these; of the studies, what varies")
     parser.add_argument("--warm-ups", nargs="+", type=float, default=WARM_UPS, help="shares of the steps that run dense first")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
@@ -158,12 +195,12 @@ def main() -> None:
     use_tiles(*TILE)
     renderer = Renderer(arguments.frames, arguments.pixels, arguments.prompts, arguments.seeds)
     table = Rows(COLUMNS, arguments.json, "cpu")
-    common = {"op": "quality-study" if arguments.studies else "quality", "shape": "tiny_wan"}
-    common |= {"tokens": renderer.layout.tokens}
-    for job in studies() if arguments.studies else curve_points(arguments.warm_ups):
+    common = {"op": arguments.op, "shape": "tiny_wan", "tokens": renderer.layout.tokens}
+    of_op = {"quality": curve_points(arguments.warm_ups), "quality-study": studies(), "quality-schedule": schedules()}
+    for job in of_op[arguments.op]:
         if arguments.providers is None or job.provider in arguments.providers:
-            named = {"provider": job.provider, "setting": job.setting, "start_percent": job.start_percent}
-            named["steps"] = job.steps or arguments.steps
+            named = {"provider": job.provider, "setting": job.setting, "steps": job.steps or arguments.steps}
+            named |= {"start_percent": job.start_percent, "end_percent": job.end_percent}
             table.add({**common, **named, **renderer.row(job, arguments.steps)})
 
 

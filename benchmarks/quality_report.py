@@ -24,6 +24,11 @@ CELLS = "density:.3f work:.3f computed:.3f psnr:.1f psnr_min:.1f ssim:.3f error:
 TABLES = {
     "quality": ("Tiny model", f"method | setting | dense first | {FIGURES}", f"name setting start_percent:.0% {CELLS}"),
     "quality-study": ("One setting at a time", f"what varies | value | {FIGURES}", f"name setting {CELLS}"),
+    "quality-schedule": (
+        "Dense steps at equal work",
+        f"method | steps | which are dense | {FIGURES} | change error",
+        f"name steps setting {CELLS} change_error:.3f",
+    ),
     "quality-heads": (
         "Heads as concentrated as {shape}'s, {tokens:,} tokens",
         "method | setting | density | computed | mean error | worst head",
@@ -33,7 +38,7 @@ TABLES = {
 
 
 def tables(rows: list[dict]) -> list[str]:
-    """Markdown: the curves, the studies, the heads."""
+    """Markdown: the curves, the studies, the schedules, the heads."""
     lines = []
     for op, (title, *form) in TABLES.items():
         of_op = [{"name": STYLES.get(row["provider"], [row["provider"]])[0], **row} for row in rows if row["op"] == op]

@@ -36,6 +36,7 @@ class Run:
     steps: int
     start_percent: float
     conditionings: int = CONDITIONINGS
+    end_percent: float = 1.0
     step: int = 0
     seconds: float = 0.0
     stats: list[AttentionStats] = field(default_factory=list)
@@ -46,12 +47,14 @@ class Run:
         begin = time.perf_counter()
         shared = {"layout": self.layout, "state": self.state, "key": layer, "conditionings": self.conditionings}
         progress = [i / self.steps for i in range(self.steps + 1)]
-        if self.config is not None and progress[self.step] >= self.start_percent * (1 - TIE):
-            config = self.config.at(places(progress, self.start_percent)[self.step])
+        before = progress[self.step] < self.start_percent * (1 - TIE)
+        after = progress[self.step] > self.end_percent * (1 + TIE)
+        if self.config is not None and not before and not after:
+            config = self.config.at(places(progress, self.start_percent, self.end_percent)[self.step])
             out, stats = sparse_attention(q, k, v, config=config, **shared, measure_error=True)
             self.stats.append(stats)
         else:
-            if self.config is not None:
+            if self.config is not None and before:
                 warm_up(q, k, config=self.config, **shared)
             out = F.scaled_dot_product_attention(q, k, v)
         self.seconds += time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""How near a video is to another: PSNR and SSIM."""
+"""How near a video is to another: PSNR, SSIM and how its frames change."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def ssim(video: Tensor, reference: Tensor) -> float:
 
     a, b = (x.clamp(-1, 1).numpy() for x in (video, reference))
     return float(structural_similarity(a, b, data_range=RANGE, channel_axis=0))
+
+
+def change_error(video: Tensor, reference: Tensor) -> float:
+    """Relative L2 error of the changes from frame to frame of [T, H, W], ||dx - dy|| / ||dy||: flicker adds to it.
+
+    An error that stays the same in all frames counts nothing; infinite where the reference stands still and the video does not.
+    """
+    change, expected = (x.clamp(-1, 1).double().diff(dim=0) for x in (video, reference))
+    error, size = (change - expected).norm().item(), expected.norm().item()
+    return error / size if size else math.inf if error else 0.0

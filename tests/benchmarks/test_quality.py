@@ -87,6 +87,41 @@ def test_a_study_has_rows_of_its_own_steps_and_renders_nothing_twice(run, tmp_pa
     assert base["psnr"] != by_name["cond and uncond", "not shared"]["psnr"]
 
 
+def test_a_schedules_row_says_its_work_and_its_error_of_change(run, tmp_path):
+    file = tmp_path / "schedules.jsonl"
+    done = run(sys.executable, FOLDER / "quality.py", "--schedules", *SMALL["quality"], "--providers", "svg2", "--json", file)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {row["op"] for row in found} == {"quality-schedule"} and {row["steps"] for row in found} == {4, 8, 10}
+    for row in found:
+        counts = dict(re.findall(r"(first|last) (\d)", row["setting"]))
+        dense = sum(map(int, counts.values())) / row["steps"]
+        assert row["start_percent"] == int(counts.get("first", 0)) / row["steps"]
+        assert (row["end_percent"] < 1) == ("last" in counts)
+        assert row["work"] == pytest.approx(dense + (1 - dense) * row["density"]) and 0 < row["change_error"] < 2
+
+
+SCHEDULES = """
+from quality import at_work
+from sparse_videogen.svg_core import places
+for method, steps, share, first, last, start in (
+    ("svg2", 4, 0.475, 1, 0, 1.0), ("svg2", 8, 0.3, 0, 0, 1.5), ("svg2", 10, 0.65, 4, 1, 1.25), ("svg", 8, 0.55, 2, 0, 1.0)
+):
+    job = at_work(method, steps, share, first, last, start)
+    progress = [i / steps for i in range(steps + 1)]
+    place = places(progress, job.start_percent, job.end_percent)
+    configs = [job.config.at(place[i]) for i in range(first, steps - last)]
+    densities = [config.density if method == "svg2" else 1 - config.sparsity for config in configs]
+    assert abs((first + last + sum(densities)) / steps - share) < 1e-6, (job, densities)
+    assert (densities[0] > densities[-1]) == (start > 1)
+"""
+
+
+def test_schedules_have_the_work_that_is_asked_for(run):
+    done = run(sys.executable, "-c", SCHEDULES, PYTHONPATH=str(FOLDER))
+    assert done.returncode == 0, done.stderr
+
+
 def test_heads_are_as_concentrated_as_the_models(rows):
     row = read(rows, "quality_heads")[0]
     low, high = row["head_density"]

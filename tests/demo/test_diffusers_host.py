@@ -6,6 +6,7 @@ import diffusers_host
 import pytest
 import torch
 from render import METHODS, Method, Scene
+from sparse_videogen.svg_core import SVG2Config, VideoLayout
 from tiny_wan import load, sample
 from video_quality import psnr
 
@@ -33,6 +34,19 @@ def test_everything_chosen_is_dense(model, dense, node, inputs):
     render = diffusers_host.render(model, SCENE, Method("all", node, inputs))
     assert render.density == pytest.approx(1)
     torch.testing.assert_close(render.video, dense.video, atol=2e-3, rtol=0)
+
+
+def test_a_run_is_sparse_between_its_start_and_its_end():
+    config = SVG2Config(density=0.5, density_start=1.5, q_clusters=2, k_clusters=16)
+    run = diffusers_host.Run(config, VideoLayout(3, 8, 8), 5, 0.2, conditionings=1, end_percent=0.6)
+    q, k, v = torch.randn(3, 1, 2, 192, 64, generator=torch.Generator().manual_seed(0))
+    sparse = []
+    for run.step in range(5):
+        run.attend(0, q, k, v)
+        sparse.append(len(run.stats))
+    assert sparse == [0, 1, 2, 3, 3]  # steps that begin at 0.2, 0.4 and, on the border, at 0.6
+    densities = [stats.density.mean().item() for stats in run.stats]
+    assert densities[0] > densities[1] > densities[2]
 
 
 @pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: method.name)

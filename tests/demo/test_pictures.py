@@ -9,7 +9,7 @@ import pytest
 import torch
 from moving_shapes import clips
 from PIL import Image
-from video_quality import psnr, ssim
+from video_quality import change_error, psnr, ssim
 
 
 @pytest.fixture
@@ -27,6 +27,17 @@ def test_ssim_falls_with_noise(video):
     noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
     assert ssim(video, video) == pytest.approx(1)
     assert 1 > ssim(video + 0.05 * noise, video) > ssim(video + 0.2 * noise, video) > 0
+
+
+def test_change_error_of_known_errors(video):
+    moving, flicker = (torch.tensor(grey).view(3, 1, 1) for grey in ([-0.4, 0.0, 0.4], [0.1, -0.1, 0.1]))
+    still = torch.zeros(3, 1, 1)
+    assert change_error(moving + 0.1, moving) == pytest.approx(0, abs=1e-6)
+    assert change_error(moving + flicker, moving) == pytest.approx(0.2 / 0.4)
+    assert change_error(still, moving) == pytest.approx(1)
+    assert change_error(still, still) == 0 and change_error(moving, still) == math.inf
+    noise = 0.05 * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
+    assert change_error(video + noise, video) > 2 * change_error(video + noise[:1], video)
 
 
 def test_an_animation_shows_every_frame_of_every_video(video, tmp_path):
