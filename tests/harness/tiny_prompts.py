@@ -26,7 +26,7 @@ def tiny_prompt(
             low-noise one takes over for the later half of the steps, by the loader "model_low"; then "sampler_high" and
             "sampler" are KSamplerAdvanced.
         cfg: 1 runs the positive conditioning alone.
-        width, height: pixels; multiples of the family's `downscale`, for HunyuanVideo 1.0, Kandinsky 5, Cosmos 1, Mochi and
+        width, height: pixels; multiples of the family's `downscale`, for HunyuanVideo 1.0, Kandinsky 5, Cosmos, Mochi and
             half of a guide of twice that. When None 8 x 12 tokens, for most 192 x 128.
         frames: of the video, 4n + 1; the latent has n + 1, also where the model's own VAE makes more or fewer.
         batch: 1 where the family is `one_video`.
