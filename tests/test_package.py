@@ -60,7 +60,7 @@ def test_the_registry_ships_what_the_node_needs():
 
 
 def test_importing_the_nodes_is_cheap_and_silent():
-    """What the host's start pays beyond torch: under 100 ms of the processor, without Triton or plotting, no socket, no output."""
+    """What the host's start pays beyond torch: under 100 ms of processor time, no Triton or plotting, no socket, no output."""
     code = f"""
 import sys, time, json, socket
 sys.path.insert(0, {str(ROOT / "tests" / "harness")!r})

@@ -4,8 +4,12 @@ import json
 
 import torch
 
+from .patches import during_a_run
+from .registry import patches_model
 
-def watch_plans(during_a_run, model) -> None:
+
+@patches_model("SVGTestPlans")
+def watch_plans(model) -> None:
     """Prints for each sparse call: video and text tokens; whether all rows are computed once; whether every row reads all
     text, and the text's rows all; and the largest error of a row against float64 attention over the keys that it reads, as
     a share of the largest value, where nothing stands for the others.
