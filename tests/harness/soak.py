@@ -1,4 +1,4 @@
-"""Many prompts in a row in the last ComfyUI that is found: `python tests/harness/soak.py [--prompts 300] [--minutes 20]`.
+"""Many prompts in a row in the last ComfyUI that is found: `python tests/harness/soak.py [--prompts 420] [--minutes 20]`.
 
 All families with both nodes and without, many settings and sizes, some interrupted, two that run out of memory.
 Equal graphs must give equal latents to the last bit, the server's memory must not grow, its log must stay clean.
@@ -209,7 +209,7 @@ def soak(path: Path, prompts: int, minutes: float) -> list[str]:
 def main() -> int:
     """0 if nothing was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=300, help="at least 12")
+    parser.add_argument("--prompts", type=int, default=420, help="at least 12; a family for ten of them")
     parser.add_argument("--minutes", type=float, default=20, help="no prompt is started after these")
     arguments = parser.parse_args()
     if arguments.prompts < 12:
