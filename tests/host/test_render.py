@@ -118,6 +118,27 @@ def test_a_dense_run_is_the_unpatched_render_bit_for_bit(host, control, family, 
     assert report["sparse_calls"] == 0 and report["calls"] > 0
 
 
+# Family -> preset -> what its prompt has for it.
+NAMED = {
+    "minimax_h3": {"MiniMax-H3": {"steps": 20, "frames": 9}, "MiniMax-H3, 4 steps": {"cfg": 1.0}},
+    "ltx2": {"LTX-2": {"steps": 8, "cfg": 1.0}},
+}
+
+
+@pytest.mark.parametrize("family, preset", [(family, preset) for family, presets in NAMED.items() for preset in presets])
+def test_the_presets_of_a_family(host, family, preset, method):
+    """SVG2 runs sparse from the first step on, SVG from its second or third."""
+    skip_unless_loadable(host, family)
+    options = NAMED[family][preset]
+    out, result = host.render(family, method, prompt_options=options, preset=preset)
+    (report,) = reports(result)
+    layers, dense = len(report["layers"]["density"]), report["dense_reasons"]
+    steps, passes = options.get("steps", 4), 1 if options.get("cfg") else 2
+    assert out.isfinite().all() and report["calls"] == steps * layers * passes
+    assert dense.pop("dense_blocks") == report["calls"] // layers
+    assert dense.keys() == ({"start_percent"} if method == "SVGAttention" else set()) and report["sparse_calls"] > 0
+
+
 # Nothing stands for the keys that are not read, so that the result can be computed anew.
 WITHOUT_A_TAIL = {"SVGAttention": {}, "SVG2Attention": {"tail": "off"}}
 
