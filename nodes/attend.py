@@ -22,12 +22,13 @@ def attend(run: Run, call: VideoCall, schedule_reason: Reason | None) -> Tensor:
     Raises:
         StayDense: by the schedule, or after an error.
     """
-    if schedule_reason is None:
-        out = _guarded(run, call, _sparse)
-        if out is not None:
-            return out
-    elif schedule_reason.label == "start_percent" and run.goes_sparse and run.settings.planner.WARMS_UP:
-        _guarded(run, call, _warm_up)
+    with host.pause_malloc_graph():
+        if schedule_reason is None:
+            out = _guarded(run, call, _sparse)
+            if out is not None:
+                return out
+        elif schedule_reason.label == "start_percent" and run.goes_sparse and run.settings.planner.WARMS_UP:
+            _guarded(run, call, _warm_up)
     raise StayDense(*(schedule_reason or run.failure))
 
 
@@ -35,8 +36,7 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
     """The result of `work`, with fewer heads at a time if memory runs out; None after an error."""
     while run.failure is None:
         try:
-            with host.pause_malloc_graph():
-                return work(run, call)
+            return work(run, call)
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said

@@ -65,7 +65,8 @@ class Forward:
         self.schedule_reason = run.begin_forward(options)
         window = options.get("context_window")
         replaced = options.get("patches_replace", {}).get("dit", ())  # guidance by what a model makes without some layers
-        left_out = frozenset((*replaced, *options.get("stg_self_attn_blocks", ())))
+        without = (name for name in ("a2v_cross_attn", "v2a_cross_attn") if not options.get(name, True))
+        left_out = frozenset((*replaced, *options.get("stg_self_attn_blocks", ()), *without))
         conditionings = tuple(options.get("uuids", ()))
         self.place = (None if window is None else tuple(window.index_list), left_out)
         self.branch = (conditionings, *self.place)
@@ -104,12 +105,16 @@ class Forward:
             return None
         if not self._is_self_attention(rows, tokens, options):
             return None
-        self.layer = layer = layer_of(self.family, self.diffusion_model, options, self.calls)
-        self._calls[layer] += 1
+        if self._calls and rows < self.grid.video_tokens and "block_index" not in options:  # another part of the last layer's
+            self.layer = layer = max(self._calls)
+        else:
+            self.layer = layer = layer_of(self.family, self.diffusion_model, options, self.calls)
+            self._calls[layer] += 1
         layouts = self._layouts(rows, tokens, mask, options)
-        if kwargs.get("enable_gqa"):  # several heads of queries to one of keys
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        self._check(q, k, v)
+        groups = q.shape[1] // k.shape[1] if kwargs.get("enable_gqa") else 1  # several heads of queries to one of keys
+        self._check(q, k, v, groups)
+        if groups > 1:
+            k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
         videos = len(q) // max(1, self._paired)
         sharing = self._sharing(q, videos, layer, layouts)
@@ -130,8 +135,9 @@ class Forward:
         """
         video = self.grid.video_tokens
         before, after = self._others or ([], [])
-        if rows != keys:  # a part of the queries, such as frame by frame, or cross-attention
-            return keys >= video and (rows < video or (self._others is not None and keys not in after))
+        if rows != keys:  # a part of the queries, such as frame by frame or without the keyframes', or cross-attention
+            weighted = self.arguments.get("keyframe_idxs") is not None and keys not in after
+            return keys >= video and (rows < video or weighted)
         if rows < video or (keys not in before and keys not in after):
             return rows >= video
         block = (options.get("block_type"), options.get("block_index"))
@@ -149,8 +155,8 @@ class Forward:
     def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout]:
         """The layout of all tokens, or one for each element of the batch if their masks differ."""
         if rows != tokens:
-            parts = f"{rows} queries over {tokens} keys"
-            raise StayDense("layout", f"{parts}; attention in parts, such as frame by frame, is not supported")
+            parts = f"{rows} queries over {tokens} keys; attention in parts"
+            raise StayDense("layout", f"{parts}, such as frame by frame or around weighted keyframes, is not supported")
         if self._others is None and tokens == text_tokens(self.arguments):
             alike = f"text and video have {tokens} tokens each"
             raise StayDense("layout", f"{alike}, so their attention cannot be told apart in this model")
@@ -171,7 +177,7 @@ class Forward:
             raise StayDense(*self._masked)
         return self._masked
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+    def _check(self, q: Tensor, k: Tensor, v: Tensor, groups: int) -> None:
         """Raises StayDense for a call whose layout is understood; decided before any work."""
         settings = self.run.settings
         tokens, head_dim = q.shape[2:]
@@ -181,7 +187,7 @@ class Forward:
             raise StayDense(
                 "head_dim", f"heads of {head_dim} are not supported, only those of {HEAD_DIMS[0]} and {HEAD_DIMS[1]}"
             )
-        if not q.shape == k.shape == v.shape:
+        if k.shape != v.shape or q.shape != (k.shape[0], groups * k.shape[1], *k.shape[2:]):
             raise StayDense("heads", f"q {tuple(q.shape)} and k {tuple(k.shape)} have different numbers of heads")
         if self.layer in settings.dense_blocks:
             raise StayDense(

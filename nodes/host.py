@@ -56,6 +56,7 @@ def call_override(override, func, args: tuple, kwargs: dict):
         if hasattr(override, "container_function"):
             return override.container_function(*args, **kwargs)
         args = tuple(arg.take() if _contains(arg) else arg for arg in args)
+        func = inspect.unwrap(hosts_attention.optimized_attention)  # which, as from the host, leads to no override again
     return override(func, *args, **kwargs)
 
 
@@ -70,7 +71,8 @@ def preferred_attention():
     """
     frame = sys._getframe(1) if HAS_PREFERRED_ATTENTION else None
     while frame is not None:
-        layer = frame.f_locals.get("self")
+        # Reading the variables of a frame keeps them alive with it: so only those of methods.
+        layer = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
         if isinstance(layer, nn.Module):
             preferred = getattr(layer, "comfy_attention", None)
             return preferred.function if preferred is not None else None

@@ -54,6 +54,8 @@ def token_layout(family: Family, model: nn.Module, arguments: Mapping, grid: Vid
     if before is None:
         size = f"{tokens} tokens and the {grid.frames} x {grid.height} x {grid.width} grid has {grid.video_tokens}"
         raise StayDense("layout", f"the call has {size}; what the others are is not known for {family.name}")
-    if family.surplus_is_frames and surplus % grid.frame_tokens == 0:
+    keyframes = arguments.get("keyframe_idxs")  # of which some tokens may be left out, so that they are no whole frames
+    whole = keyframes is None or keyframes.shape[2] == surplus
+    if family.surplus_is_frames and whole and surplus % grid.frame_tokens == 0:
         return replace(grid, frames=grid.frames + surplus // grid.frame_tokens)
     return replace(grid, text_before=before, text_after=surplus - before)

@@ -267,7 +267,8 @@ def _arguments(executor, args: tuple, kwargs: dict) -> dict:
 
 def _forward(executor, family, *args, **kwargs):
     """DIFFUSION_MODEL: reads the forward's grid and step, and sees that the override is still in place."""
-    args, kwargs = _enter(executor, family, args, kwargs)
+    with host.pause_malloc_graph():
+        args, kwargs = _enter(executor, family, args, kwargs)
     return executor(*args, **kwargs)
 
 

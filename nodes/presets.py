@@ -7,7 +7,7 @@ Sources: the settings of SVG (arXiv 2502.01776, section 5.1) for its presets, of
 of its presets that are marked as the paper's, and of the authors' scripts. The papers keep 2.5-3 % of the layers dense: block
 0 of Wan's 30 or 40 and of CogVideoX's 42, blocks 0-1 of HunyuanVideo's 60. Where SVG was not published for a model, its
 numbers follow the nearest that was. The other presets of SVG2 are this pack's own, and so are both methods' for few steps: they
-follow what benchmarks/quality.py measures on the tiny Wan. No weights of MiniMax-H3 or LTX-2 were tried: their presets are
+follow what benchmarks/quality.py measures on the tiny Wan. Those of MiniMax-H3 and LTX-2, never tried with the real models, are
 those of 20 steps, of 4 and of 8. LTX-2 has fewer tokens, hence fewer clusters, and its distilled schedule takes two steps in
 the first tenth.
 """

@@ -200,7 +200,11 @@ FAMILIES = {
     "ltx23": Family("LTX-2.3", tiny_audio.ltx2(gated=True), **LTX2 | LTX_2_3),
     "ltx2_keyframes": Family("LTX-2, keyframe", tiny_audio.ltx2(), **LTX2_GUIDED, guide=1.0),
     "ltx2_guide_part": Family(
-        "LTX-2, part of a keyframe", tiny_audio.ltx2(), **LTX2_GUIDED | {"since": "0.22.0"}, guide=1.0, guide_every=2
+        "LTX-2, keyframe at half resolution (IC-LoRA)",
+        tiny_audio.ltx2(),
+        **LTX2_GUIDED | {"since": "0.22.0"},
+        guide=1.0,
+        guide_every=2,
     ),
     # The host calls attention for the video and for the keyframe in turn; before, all at once with a mask.
     "ltx2_guide_weak": Family(

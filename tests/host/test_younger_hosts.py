@@ -104,6 +104,13 @@ if Container is not None:
         return func(q, *args, **kwargs)
     tell_call("tensors", dense, *call(contained, previous=takes_tensors, **OUTSIDE), given=list(given))
 
+    given.clear()
+    def doubles(func, q, k, v, heads, mask=None, skip_reshape=False, transformer_options=None, **kwargs):
+        # Does not hand on what says that the call is inside an override.
+        given.append(func.__name__)
+        return 2 * func(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, transformer_options=transformer_options)
+    tell_call("once", 2 * dense, *call(contained, previous=doubles, **OUTSIDE), given=list(given))
+
     def fails(*args):
         raise RuntimeError("no kernel image")
     from sparse_videogen.svg_core import attention as core
@@ -138,7 +145,26 @@ with replaced.object(host, "HAS_PREFERRED_ATTENTION", True):
     tell("none wanted", **with_layer(None, **OUTSIDE))
     tell("another's override", **with_layer(int8, previous=chained, **OUTSIDE))
     tell("host alone", **with_layer(int8, previous=chained, settings={"dense_attention": "host"}, **OUTSIDE))
-tell("older host", **with_layer(int8, **OUTSIDE))
+with replaced.object(host, "HAS_PREFERRED_ATTENTION", False):
+    tell("older host", **with_layer(int8, **OUTSIDE))
+
+class Frees(Attention):
+    def forward(self, options):
+        q = torch.zeros(1)
+        seen, out = weakref.ref(q), plain(options)
+        del q
+        self.freed = seen() is None
+        return out
+
+layer = Frees(int8)
+with replaced.object(host, "HAS_PREFERRED_ATTENTION", True):
+    def look(options):
+        held, out = torch.zeros(1), layer(options)
+        seen = weakref.ref(held)
+        del held
+        tell("freed", callers=seen() is None)
+        return out
+    call(look, **OUTSIDE)
 """
 
 PAUSED = """
@@ -210,11 +236,13 @@ def test_a_sparse_call_takes_tensors_out_of_their_containers(containers, name):
 def test_a_dense_call_leaves_them_to_who_computes_it(containers, name):
     told = containers[name]
     assert told["same"] and told["calls"] == 0 and len(told["reasons"]) == 1 and told["full"] == 0
-    assert told.get("left", 0) == 0  # nobody else held on to what was taken
+    assert told["alive"] == told.get("left", 0) == 0  # nobody held on to what was taken
 
 
 def test_another_override_gets_what_it_takes(containers):
     assert containers["host's"]["taken"] == 1
+    assert containers["once"]["same"] and len(containers["once"]["given"]) == 1
+    assert containers["once"]["given"][0] != "attention"  # the host's by its own name
     assert containers["another's"]["given"] == ["AttentionTensorContainer"] and containers["tensors"]["given"] == ["Tensor"]
 
 
@@ -238,6 +266,10 @@ def test_the_attention_of_a_checkpoint_computes_its_dense_calls(preferred, name,
     told = preferred[name]
     assert [which for which in ("dense", "doubled", "sparse") if told[which]] == [result]
     assert told["wanted"] == (result == "doubled")
+
+
+def test_looking_for_it_keeps_nothing_of_other_functions_alive(preferred):
+    assert preferred["freed"]["callers"]
 
 
 def test_what_is_kept_is_made_while_the_hosts_allocation_graph_is_paused(host, tmp_path):

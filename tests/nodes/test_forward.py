@@ -36,9 +36,11 @@ class Model(torch.nn.Module):
     patchifier = SimpleNamespace(patch_size=(1, 2, 2))
 
 
-def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), arguments=None, **settings):
+def make_forward(family=WAN, uuids=("cond",), window=None, replaced=(), arguments=None, **more):
+    """`more` is of the settings, or else of the host's options."""
+    settings = {name: more.pop(name) for name in list(more) if name in Settings.__dataclass_fields__}
     settings = Settings(SVGConfig(), min_tokens=0, **settings)
-    options = {"sigmas": torch.tensor([0.5]), "uuids": list(uuids)}
+    options = {"sigmas": torch.tensor([0.5]), "uuids": list(uuids), **more}
     if replaced:
         options["patches_replace"] = {"dit": {("double_block", i): None for i in replaced}}
     if window is not None:
@@ -106,6 +108,8 @@ def test_what_must_not_share_state_has_a_key_of_its_own():
         make_forward(window=[0, 1]),
         make_forward(window=[1, 2]),
         make_forward(replaced=[7, 8]),
+        make_forward(stg_self_attn_blocks=frozenset({7})),
+        make_forward(a2v_cross_attn=False),
     ]
     keys = [make_call(forward).key for forward in forwards]
     assert len(set(keys)) == len(keys)
@@ -151,11 +155,27 @@ def test_attention_frame_by_frame_stays_dense_and_is_seen():
 @pytest.mark.parametrize("rows", [60, 20])
 def test_attention_under_a_mask_that_weighs_keyframes_stays_dense_and_is_seen(rows):
     """LTX: the video's queries by themselves, then the keyframes', both over all keys."""
-    forward = make_forward(LTX, arguments={"context": torch.zeros(1, 12, 8)})
+    keyframe = {"x": torch.zeros(1, 16, 4, 8, 10), "keyframe_idxs": torch.zeros(1, 3, 20)}
+    forward = make_forward(LTX, arguments={"context": torch.zeros(1, 90, 8), **keyframe})
     reason = reason_of(forward, tokens=rows, keys=80, mask=torch.zeros(1, 1, 1, 80))
     assert reason.startswith(f"layout: {rows} queries over 80 keys") and forward.calls == 1
+    assert make_call(forward, tokens=60, keys=90) is None  # the text, which is longer
     assert make_call(forward, tokens=9, keys=60, head_dim=64) is None  # audio that looks at the video
     assert make_call(forward, tokens=60, keys=12) is None
+
+
+def test_the_parts_of_a_layer_that_has_no_number_are_of_one_layer():
+    keyframe = {"x": torch.zeros(1, 16, 4, 8, 10), "keyframe_idxs": torch.zeros(1, 3, 20)}
+    forward, layers = make_forward(LTX, arguments=keyframe), []
+    for rows in (60, 20) * 2:
+        reason_of(forward, tokens=rows, keys=80)
+        layers.append(forward.layer)
+    assert layers == [0, 0, 1, 1]
+
+
+def test_text_longer_than_the_video_is_not_taken_for_a_part_of_it():
+    """As where a host adds tokens to the text within the forward."""
+    assert make_call(make_forward(LTX, arguments={"context": torch.zeros(1, 12, 8)}), tokens=60, keys=128) is None
 
 
 def test_several_heads_of_queries_to_one_of_keys():

@@ -98,13 +98,16 @@ def packed(*segments: tuple[str, int]) -> dict:
         (model("MiniMaxH3Model"), 95, NOT_DESCRIBED, 3, 35, 0),
         (model("MiniMaxH3Model"), 95, packed(("text", 12), ("audio", 20), ("video", 60), ("later", 3)), 3, 32, 3),
         (LTX, 100, {}, 5, 0, 0),
-        (LTX, 67, {}, 3, 0, 7),
+        (LTX, 100, {"keyframe_idxs": torch.empty(1, 3, 40, 2)}, 5, 0, 0),
+        (LTX, 67, {"keyframe_idxs": torch.empty(1, 3, 20, 2)}, 3, 0, 7),
+        (LTX, 80, {"keyframe_idxs": torch.empty(1, 3, 80, 2)}, 3, 0, 20),
         (model("AsymmDiTJoint", 2), 72, {}, 3, 0, 12),
     ],
     ids=[
         *("wan", "fun-control", "fun-control-other-size", "bernini", "bernini-other-size", "humo", "s2v", "scail"),
         *("hunyuan-old", "hunyuan-new", "hunyuan-old-reference", "hunyuan-new-reference", "cogvideox", "other"),
-        *("minimax", "minimax-described", "ltx-keyframes", "ltx-part-of-a-keyframe", "mochi"),
+        *("minimax", "minimax-described", "ltx-generated-keyframes", "ltx-keyframes", "ltx-part-of-a-keyframe"),
+        *("ltx-parts-of-keyframes", "mochi"),
     ],
 )
 def test_what_is_no_video_is_placed(made, tokens, arguments, frames, before, after):

@@ -11,8 +11,8 @@ from .registry import patches_model
 @patches_model("SVGTestPlans")
 def watch_plans(model) -> None:
     """Prints for each sparse call: video and text tokens; whether all rows are computed once; whether every row reads all
-    text, and the text's rows all; and the largest error of a row against float64 attention over the keys that it reads, as
-    a share of the largest value, where nothing stands for the others.
+    text, and the text's rows all; whether something stands for keys that are not read; and where nothing does, the largest
+    error of a row against float64 attention over the keys that it reads, as a share of the largest value.
     """
     layouts, plans = [], []
 
@@ -59,7 +59,13 @@ def _judge(layout, q, k, v, plan, sm_scale, out) -> dict:
                 exact = logits.softmax(-1) @ v[b, h, keys].double()
                 error = max(error, float((out[b, h, rows].double() - exact).abs().max() / v[b, h].abs().max()))
         rows_of.append(seen)
-    return {"rows": rows_of, "reads_text": reads_text, "text_reads_all": text_reads_all, "error": error}
+    return {
+        "rows": rows_of,
+        "reads_text": reads_text,
+        "text_reads_all": text_reads_all,
+        "tail": plan.tail is not None,
+        "error": error,
+    }
 
 
 def _summary(layout, plans: list[dict]) -> dict:
@@ -71,5 +77,6 @@ def _summary(layout, plans: list[dict]) -> dict:
         "text": layout.text_tokens,
         "once": rows == sorted(list(range(layout.tokens)) * heads),
         **{name: all(plan[name] for plan in plans) for name in ("reads_text", "text_reads_all")},
+        "tail": any(plan["tail"] for plan in plans),
         "error": max(plan["error"] for plan in plans),
     }
