@@ -2,7 +2,7 @@
 
 Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok. On NVIDIA's GPUs
 a kernel in 16 bit must have a tile on its way while it computes another (`prefetch` at least 1), and none of its matrix
-instructions may wait for the one before (`serialised`). One exception: the assembler in Triton 3.3 (ptxas 12.4)
+instructions may wait for the one before (`serialised`). In few bits, its loop must multiply in them. One exception: the assembler in Triton 3.3 (ptxas 12.4)
 serialises every wgmma of sm_90 that it meets in a loop, whatever the source; newer ones do not.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -50,6 +51,10 @@ TARGETS = (
     Target("gfx942", "hip", "gfx942", 64, 64 * KIB, ("mfma",)),
     Target("gfx1100", "hip", "gfx1100", 32, 64 * KIB, ("wmma",)),
 )
+# Of each precision, what a loop must hold one of: instructions of NVIDIA's machine code, and of AMD's.
+INT8, FP8 = ("IMMA", "IGMMA", "UTCIMMA", "i8"), ("QMMA", "QGMMA", "UTCQMMA")
+PRODUCTS = {"16 bit": (), "int8": (INT8,), "8 bit": (INT8, FP8)}
+VALUES = {None: "x", "float16": "fp16", "float8_e4m3fn": "fp8e4nv"}
 MATRIX_OPS = {  # in the assembly of the target
     "wgmma": r"\bwgmma\.mma_async",
     "tcgen05": r"\btcgen05\.mma",
@@ -65,12 +70,13 @@ class Case:
 
     Attributes:
         op, kernel: folder under kernels/ and function in its triton_kernel.py.
-        pointers: argument name -> element type; "x" is the variant's dtype.
+        pointers: argument name -> element type; "x" is the variant's dtype, "values" what the config has for them.
         floats: arguments that are floating point numbers; all others are integers.
         variants: constexprs of each variant, beside HEAD_DIM, those of the config and the module's own; or a function
             of the config that gives them.
         matrix: the kernel lives on matrix instructions, and has a config in the table.
         num_warps: of a kernel without one.
+        precision: of its products.
     """
 
     op: str
@@ -82,6 +88,7 @@ class Case:
     num_warps: int = 4
     head_dims: tuple[int, ...] = (64, 128)
     dtypes: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    precision: str = "16 bit"
 
 
 def pointers(**by_type: str) -> dict[str, str]:
@@ -89,11 +96,12 @@ def pointers(**by_type: str) -> dict[str, str]:
     return {f"{name}_ptr": element for element, names in by_type.items() for name in names.split()}
 
 
-def attention_passes(config) -> list[dict]:
-    """Every launch that gather_attention makes with this config, over all its options."""
+def attention_passes(config, quantised: bool = False) -> list[dict]:
+    """Every launch that gather_attention makes with this config, over all its options; in few bits, those of the lists."""
     passes = importlib.import_module("sparse_videogen.kernels.gather_attention.triton_kernel").passes
-    made = [passes(order, config.tail_apart, lse) for order, lse in ((0, False), (1, False), (2, False), (2, True))]
-    return list({str(one): one for launches in made for one in launches}.values())
+    options = [(order, config.tail_apart, lse) for order, lse in ((0, False), (1, False), (2, False), (2, True))]
+    made = [one for option in options for few in (quantised, True) for one in passes(*option, few)]
+    return list({str(one): one for one in made if one["QUANTISED"] == quantised}.values())
 
 
 def score_variants(config) -> list[dict]:
@@ -101,20 +109,48 @@ def score_variants(config) -> list[dict]:
     return [{"HAS_VARIANCE": on, "ROWS": rows} for on in (False, True) for rows in (config.block_m, config.block_m // 2)]
 
 
+ATTENTION = {
+    "floats": ("qk_scale", "second_order_scale", "second_order_cap"),
+    "pointers": pointers(
+        x="q k v out k_mean k_variance v_mean",
+        i32="list_of_head query_index key_index key_count",
+        i64="key_start k_terms",
+        fp32="lse log_size balance q_mean keys_mean v_scale values_mean",
+        u8="cluster_mask",
+    ),
+}
 NO_HEADS = {"matrix": False, "head_dims": (128,), "dtypes": ("fp32",)}
 CASES = (
+    Case("gather_attention", "_gather_attention_kernel", variants=attention_passes, **ATTENTION),
+    *(
+        Case(
+            "gather_attention",
+            "_gather_attention_kernel",
+            ATTENTION["pointers"] | {"k_ptr": "i8", "v_ptr": "values"},
+            ATTENTION["floats"],
+            partial(attention_passes, quantised=True),
+            dtypes=("bf16", "fp16"),
+            precision=precision,
+        )
+        for precision in ("int8", "8 bit")
+    ),
     Case(
-        "gather_attention",
-        "_gather_attention_kernel",
-        pointers(
-            x="q k v out k_mean k_variance v_mean",
-            i32="list_of_head query_index key_index key_count",
-            i64="key_start",
-            fp32="lse log_size",
-            u8="cluster_mask",
-        ),
-        floats=("qk_scale", "second_order_scale", "second_order_cap"),
-        variants=attention_passes,
+        "quantise",
+        "_quantise_kernel",
+        pointers(x="k", fp32="k_mean q_part inverse k_terms", i8="k8"),
+        matrix=False,
+        precision="int8",
+    ),
+    *(
+        Case(
+            "quantise",
+            "_quantise_values_kernel",
+            pointers(x="v", fp32="v_mean inverse", **{values: "v8"}),
+            floats=("largest",),
+            matrix=False,
+            precision=precision,
+        )
+        for values, precision in (("fp16", "int8"), ("fp8e4nv", "8 bit"))
     ),
     Case("assign", "_assign_kernel", pointers(x="x padded", fp32="half_norm", i32="labels")),
     Case(
@@ -200,9 +236,11 @@ def row_of(job: tuple) -> dict:
     constants = {name: getattr(module, name) for name in kernel.arg_names if hasattr(module, name)}
     constants = {name: value[head_dim] if isinstance(value, dict) else value for name, value in constants.items()}
     constants |= {"HEAD_DIM": head_dim, "PRECISION": "tf32" if dtype == "fp32" and target.backend == "cuda" else "ieee"}
+    values = None
     if config:
-        launch = configs.TileConfig.parse(config).launch
-        constants |= configs.TileConfig.parse(config).constexprs
+        tile = configs.TileConfig.parse(config)
+        launch, values = tile.launch, tile.values
+        constants |= {"TAIL_BLOCK_N": None, "SPREAD_D": None, "TAIL_STAGES": None} | tile.constexprs
     constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
         "op": "compiled",
@@ -216,7 +254,7 @@ def row_of(job: tuple) -> dict:
     }
     source = triton.compiler.ASTSource(
         fn=kernel,
-        signature={parameter.name: _type(parameter, case, dtype, constants) for parameter in kernel.params},
+        signature={parameter.name: _type(parameter, case, dtype, constants, values) for parameter in kernel.params},
         constexprs=constants,
         attrs={
             (parameter.num,): [["tt.divisibility", 16]]
@@ -231,22 +269,24 @@ def row_of(job: tuple) -> dict:
     except Exception as error:  # a compiler's failure is what this script is here to report
         return {**row, "ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     row |= _resources(compiled, target)
-    row |= _loops(compiled, target) if target.backend == "cuda" and case.matrix else {}
+    row |= _loops(compiled, target) if case.matrix else {}
     row["ok"] = (
         row["spill_bytes"] == 0
         and row["shared_bytes"] <= target.shared_limit
         and (not case.matrix or dtype == "fp32" or row["matrix_op"] in target.matrix_ops)
         and (dtype == "fp32" or row.get("prefetch", 1) >= 1)
         and (not row.get("serialised") or triton.__version__.startswith(SERIALISES))
+        and (not case.matrix or all(set(kinds) & set(row["products"]) for kinds in PRODUCTS[case.precision]))
     )
     return row
 
 
-def _type(parameter, case: Case, dtype: str, constants: dict) -> str:
+def _type(parameter, case: Case, dtype: str, constants: dict, values: str | None) -> str:
     if parameter.name in constants:
         return "constexpr"
     if parameter.name in case.pointers:
         element = case.pointers[parameter.name]
+        element = VALUES[values] if element == "values" else element
         return "*" + (dtype if element == "x" else element)
     if parameter.name in case.floats:
         return "fp32"
@@ -268,12 +308,18 @@ def _resources(compiled, target: Target) -> dict:
 
 
 def _loops(compiled, target: Target) -> dict:
-    """What `machine_code` reads: prefetch depth, whether wgmma is serialised, and the loops' instructions."""
-    ptx = compiled.asm["ptx"]
+    """What `machine_code` reads: prefetch depth, whether wgmma is serialised, and the loops' products and instructions.
+
+    Of AMD's assembly, which types its products have.
+    """
+    if target.backend == "hip":
+        return {"products": sorted(set(re.findall(r"\bv_w?m(?:fm|m)a_\w+_(\w+)", compiled.asm["amdgcn"])))}
+    ptx, loops = compiled.asm["ptx"], machine_code.turns(compiled.asm["cubin"])
     return {
         "prefetch": machine_code.prefetch(ptx) or 0,
         "serialised": "wgmma" in target.matrix_ops and machine_code.serialised(ptx, f"sm_{target.triton_arch}a"),
-        "loops": machine_code.turns(compiled.asm["cubin"]),
+        "products": sorted({product for loop in loops for product in loop.pop("products")}),
+        "loops": loops,
     }
 
 
@@ -297,17 +343,20 @@ def _jobs(arguments: argparse.Namespace):
     """Yields what `row_of` takes, for all that was asked for and has a config, or needs none."""
     configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
     for case, target in product(CASES, TARGETS):
-        if arguments.kernels and case.op not in arguments.kernels or arguments.targets and target.arch not in arguments.targets:
+        asked = {"kernels": case.op, "targets": target.arch, "precisions": case.precision}
+        if any(getattr(arguments, name) and one not in getattr(arguments, name) for name, one in asked.items()):
             continue
         for head_dim, dtype in product(case.head_dims, case.dtypes):
             if arguments.dtypes and dtype not in arguments.dtypes:
                 continue
-            names = arguments.configs if case.matrix else [None]
-            if not names:
+            names = [None]
+            if case.matrix or case.precision != configs.SIXTEEN:
+                kind = "float32" if dtype == "fp32" and case.precision == configs.SIXTEEN else case.precision
                 try:
-                    names = [str(configs.config_for(case.op, head_dim, target.arch, dtype == "fp32"))]
+                    own = str(configs.config_for(case.op if case.matrix else "gather_attention", head_dim, target.arch, kind))
                 except configs.NoTileConfig:  # nothing of it runs there
                     continue
+                names = arguments.configs or [own] if case.matrix else names
             for name in names:
                 variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants
                 yield from ((case, target, head_dim, dtype, name, variant) for variant in variants)
@@ -320,6 +369,7 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", help="only these ops")
     parser.add_argument("--targets", nargs="+", help="only these architectures, such as 9.0 or gfx942")
     parser.add_argument("--dtypes", nargs="+", help="only these element types")
+    parser.add_argument("--precisions", nargs="+", choices=PRODUCTS, help="only these precisions of the products")
     parser.add_argument("--configs", nargs="+", help="tile configs to try in place of the table's, such as 128x32w8s5t32d128a")
     arguments = parser.parse_args()
     _stand_in_for_linker()

@@ -13,7 +13,7 @@ MATRIX = r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)"
 INSTRUCTION = r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?"  # what stands before its opcode in SASS
 # What a turn's instructions load, by the unit that executes them: name -> opcodes of SASS that begin so.
 CLASSES = {
-    "matrix": ("HGMMA", "HMMA", "UTCHMMA", "QGMMA", "IMMA", "QMMA", "IGMMA"),
+    "matrix": ("HGMMA", "HMMA", "UTCHMMA", "QGMMA", "IMMA", "QMMA", "IGMMA", "UTCQMMA", "UTCIMMA"),
     "special": ("MUFU",),
     "fma": ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2", "IMAD"),
     "alu": (
@@ -87,14 +87,16 @@ def turns(cubin: bytes) -> list[dict]:
     """One turn of each innermost loop around matrix products, as they stand in the kernel.
 
     Returns:
-        "instructions" that one warp executes, and of these "by_class" as in `CLASSES`, "other" for what is in none.
+        "instructions" that one warp executes, and of these "by_class" as in `CLASSES`, "other" for what is in none; "products":
+        names of the matrix instructions, such as "IMMA".
     """
     lines, matrix = _read("nvdisasm", cubin, "-c").splitlines(), "|".join(CLASSES["matrix"])
     branch = rf"^{INSTRUCTION}BRA.*`\((\.L_\w+)\)"
     made = []
     for loop in _innermost_loops(lines, r"\s*(\.L_\w+):", branch, rf"(?m)^{INSTRUCTION}({matrix})"):
         opcodes = re.findall(rf"(?m)^{INSTRUCTION}([^\s;]+).*;", "\n".join(loop))
-        made.append({"instructions": len(opcodes), "by_class": dict(Counter(map(_class, opcodes)))})
+        products = sorted({opcode.split(".")[0] for opcode in opcodes if _class(opcode) == "matrix"})
+        made.append({"instructions": len(opcodes), "by_class": dict(Counter(map(_class, opcodes))), "products": products})
     return made
 
 

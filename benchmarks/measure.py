@@ -90,7 +90,7 @@ def inputs(shape: Shape, device: str, dtype: torch.dtype | None = None, conditio
 def use_tiles(block_m: int, block_n: int) -> None:
     """From now on plans have tiles of `block_m` rows, and `computed` counts whole tiles, as a GPU with these would."""
     call.tile_rows = lambda head_dim, device, dtype: block_m
-    audit.computed_blocks = lambda q, backend: (block_m, block_n)
+    audit.computed_blocks = lambda q, backend, precision: (block_m, block_n)
 
 
 def environment(device: str) -> dict:

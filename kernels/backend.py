@@ -42,14 +42,15 @@ def backend_status(device: torch.device, dtype: torch.dtype, head_dim: int, back
     return "triton", triton_obstacle(device) or _gather_obstacle(device, dtype, head_dim)
 
 
-def run(package: str, op: str, backend: str, *args, fallback: bool = True):
+def run(package: str, op: str, backend: str, *args, fallback: bool = True, precision: str = ""):
     """Calls `launch_<op>` of the package's `triton_kernel.py` or `<op>` of its `reference.py`, which take the same.
 
     A kernel that fails to compile or launch is not tried again in this process for tensors of the first one's dtype on
     GPUs of its architecture: its traceback is logged once, `failures` tells the reason, and torch does the work there
-    from then on. Without `fallback` the failure is raised instead. Out of memory is the caller's to handle.
+    from then on. Without `fallback` the failure is raised instead. Out of memory is the caller's to handle. An op that has
+    kernels of several precisions names this one's, and its others still run.
     """
-    place = _place(op, args[0].device, args[0].dtype)
+    place = _place(op, args[0].device, args[0].dtype, precision)
     if backend == "triton" and (place not in _failures or not fallback):
         try:
             kernel = importlib.import_module(f"{__package__}.{package}.triton_kernel")
@@ -73,20 +74,24 @@ def run(package: str, op: str, backend: str, *args, fallback: bool = True):
     return getattr(reference, op)(*args)
 
 
-def _place(op: str, device: torch.device, dtype: torch.dtype) -> str:
-    return f"{op} ({architecture(device)}, {str(dtype).removeprefix('torch.')})"
+def _place(op: str, device: torch.device, dtype: torch.dtype, precision: str = "") -> str:
+    return f"{op} ({', '.join(filter(None, (architecture(device), str(dtype).removeprefix('torch.'), precision)))})"
+
+
+def failed(op: str, device: torch.device, dtype: torch.dtype, precision: str = "") -> str | None:
+    """That the op's kernel for such tensors failed in this process, with the remedy, or None."""
+    place = _place(op, device, dtype, precision)
+    reason = _failures.get(place)
+    return reason and f"the Triton kernel of {place} failed before ({reason}); restart Python to try it again"
 
 
 def _gather_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Why there is no kernel of gather_attention for such tensors, or None."""
-    place = _place("gather_attention", device, dtype)
-    if place in _failures:
-        return f"the Triton kernel of {place} failed before ({_failures[place]}); restart Python to try it again"
     try:
         tile_config("gather_attention", head_dim, device, dtype)
     except NoTileConfig as missing:
         return str(missing)
-    return None
+    return failed("gather_attention", device, dtype)
 
 
 def failures() -> dict[str, str]:

@@ -21,6 +21,7 @@ class NoTileConfig(RuntimeError):
 TAIL_STAGES = 3
 # Compute capabilities that have another's units and no less shared memory.
 ALIASES = {"8.7": "8.6", "10.3": "10.0", "12.1": "12.0"}
+SIXTEEN = "16 bit"
 TABLE = Path(__file__).with_name("tile_configs.json")
 
 
@@ -35,6 +36,8 @@ class TileConfig:
         tail_block_n, spread_d: of gather_attention's tail: clusters of one step, and columns of q * q made at a time;
             all of them at once is faster where the registers hold them.
         tail_apart: of gather_attention: the tail is a launch of its own, so that its registers do not count for the lists'.
+        values: of gather_attention in 8 bit: the dtype of the values, None for their own. float16 where products with its
+            short sums run at twice the rate of those with float32 sums.
     """
 
     block_m: int
@@ -44,6 +47,12 @@ class TileConfig:
     tail_block_n: int | None = None
     spread_d: int | None = None
     tail_apart: bool = False
+    values: str | None = None
+
+    @property
+    def values_dtype(self) -> torch.dtype | None:
+        """What `values` names."""
+        return self.values and getattr(torch, self.values)
 
     @property
     def launch(self) -> dict:
@@ -57,44 +66,55 @@ class TileConfig:
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n} | (tail if self.tail_block_n else {})
 
     def __str__(self) -> str:
-        """In short: "128x64w8s5t32d128" has 8 warps, 5 stages, a tail by 32 and 128; with "a" behind, it is apart."""
+        """In short: "128x64w8s5t32d128" has 8 warps, 5 stages, a tail by 32 and 128; with "a" behind, it is apart.
+
+        "128x64w8s5-float16" has values in that dtype.
+        """
         tail = f"t{self.tail_block_n}d{self.spread_d}" + "a" * self.tail_apart if self.tail_block_n else ""
-        return f"{self.block_m}x{self.block_n}w{self.num_warps}s{self.num_stages}{tail}"
+        values = f"-{self.values}" if self.values else ""
+        return f"{self.block_m}x{self.block_n}w{self.num_warps}s{self.num_stages}{tail}{values}"
 
     @classmethod
     def parse(cls, name: str) -> TileConfig:
         """The config that is called so in short; raises a ValueError where none is."""
-        found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+)d(\d+)(a?))?", name)
+        found = re.fullmatch(r"(\d+)x(\d+)w(\d+)s(\d+)(?:t(\d+)d(\d+)(a?))?(?:-(\w+))?", name)
         if not found:
-            raise ValueError(f"tile config {name!r}: must look like 128x64w8s5 or 128x64w8s5t32d128a")
-        *numbers, apart = found.groups()
-        return cls(*(None if x is None else int(x) for x in numbers), tail_apart=bool(apart))
+            raise ValueError(f"tile config {name!r}: must look like 128x64w8s5, 128x64w8s5t32d128a or 128x64w8s5-float16")
+        *numbers, apart, values = found.groups()
+        return cls(*(None if x is None else int(x) for x in numbers), tail_apart=bool(apart), values=values)
 
 
-def tile_config(op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> TileConfig:
+def tile_config(
+    op: str, head_dim: int, device: torch.device, dtype: torch.dtype = torch.bfloat16, precision: str = SIXTEEN
+) -> TileConfig:
     """The config of `op` for a GPU, by its compute capability ("9.0") or AMD architecture ("gfx942")."""
-    return config_for(op, head_dim, architecture(device), dtype == torch.float32)
+    kind = "float32" if dtype == torch.float32 and precision == SIXTEEN else precision
+    return config_for(op, head_dim, architecture(device), kind)
 
 
 @functools.cache
-def config_for(op: str, head_dim: int, arch: str, float32: bool = False) -> TileConfig:
+def config_for(op: str, head_dim: int, arch: str, kind: str = SIXTEEN) -> TileConfig:
     """As `tile_config`, for an architecture by name: its own or its alias's entry, its generation's ("gfx9"), or the default.
+
+    Args:
+        kind: "16 bit", or what the entry's key has behind its head_dim: "float32", "int8" or "8 bit".
 
     Raises:
         NoTileConfig: there is no Triton kernel for this combination, or none before the entry's "min_triton".
     """
-    by_arch = table()[op]
-    entry = next(by_arch[key] for key in (ALIASES.get(arch, arch), arch[:4], "default") if key in by_arch)
-    key = f"{head_dim}-float32" if float32 else str(head_dim)
-    config = dict(entry[key] or {})
+    by_arch, key = table()[op], str(head_dim) if kind == SIXTEEN else f"{head_dim}-{kind}"
+    entries = (by_arch.get(name, {}) for name in (ALIASES.get(arch, arch), arch[:4], "default"))
+    config = dict(next((entry[key] for entry in entries if key in entry), None) or {})
     if not config or tuple(config.pop("min_triton", ())) > triton_version():
-        raise NoTileConfig(f"{op} has no Triton kernel for {'float32, ' if float32 else ''}head_dim {head_dim} on {arch}")
+        raise NoTileConfig(
+            f"{op} has no Triton kernel for {'' if kind == SIXTEEN else f'{kind}, '}head_dim {head_dim} on {arch}"
+        )
     return TileConfig(**config)
 
 
 @functools.cache
 def table() -> dict:
-    """The whole table: op -> architecture -> head_dim (and "-float32") -> knobs, or null where none fits."""
+    """The whole table: op -> architecture -> head_dim (and "-float32", "-int8", "-8 bit") -> knobs, or null where none fits."""
     return json.loads(TABLE.read_text())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.gather_attention import gather_attention
+from ..kernels.precision import PRECISIONS
 from .audit import audit
 from .call import WORKSPACE_BYTES, Call
 from .config import Config
@@ -39,6 +40,7 @@ def sparse_attention(
     conditionings: int = 1,
     shared_key: Hashable = None,
     turn: Hashable = None,
+    precision: str = PRECISIONS[0],
 ) -> tuple[Tensor, AttentionStats]:
     """Self-attention of a video's tokens, computed where it matters.
 
@@ -52,12 +54,15 @@ def sparse_attention(
         sm_scale: softmax scale; None is D^-0.5.
         measure_error: also compute some rows exactly and compare (under 0.1 % of full attention).
         max_error: heads whose measured error is above are computed in full; 0 measures none. Waits for the device.
-        workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
+        workspace_bytes: of SVG2's key lists, and of quantised keys and values, that exist at a time; fewer heads run together
+            where it is small.
         conditionings: of each video in the batch: with V videos, elements b, b + V and so on are the same one, and are
             planned together.
         shared_key: in place of `key`, of what all conditionings of a video share, where they come in calls of their own.
         turn: tells apart the moments of a run. Of the calls with one `shared_key` in one turn the first makes the clusters,
             and the others use them; None: each makes its own.
+        precision: of the video's products: "16 bit", "int8" (q k^T in INT8) or "8 bit" (and p v in FP8); one that does not
+            run here is the nearest finer one. The tail, the text's queries and the measured error's rows stay in 16 bit.
 
     Returns:
         out [B, H, N, D] of q's dtype and memory order, and what was done.
@@ -68,15 +73,17 @@ def sparse_attention(
     """
     _check(q, k, v, layout, conditionings)
     sharing = {"conditionings": conditionings, "shared_key": shared_key, "turn": turn}
-    call = Call.of(q, config, layout, sm_scale=sm_scale, backend=backend, workspace_bytes=workspace_bytes, **sharing)
+    options = {"sm_scale": sm_scale, "backend": backend, "workspace_bytes": workspace_bytes, "precision": precision}
+    call = Call.of(q, config, layout, **options, **sharing)
     state = SparseState() if state is None else state
     out = torch.empty_like(q)
     with _without_autocast(q.device):
         planned = plans(q, k, v, call, state, key)
         for queries in planned:
+            precision = call.precision if queries is planned[-1] else PRECISIONS[0]  # the text's few rows would not pay for it
             for where, plan in queries.parts:  # (batch slice, heads slice), lists; after the last the state is brought forward
-                heads = (x[where] for x in (q, k, v))
-                gather_attention(*heads, plan, sm_scale=call.sm_scale, out=out[where], backend=call.backend)
+                given = {"sm_scale": call.sm_scale, "out": out[where], "backend": call.backend, "precision": precision}
+                gather_attention(*(x[where] for x in (q, k, v)), plan, **given)
                 del plan  # its lists make room for the next heads'
         learn = planned[-1].learn
         measure_error |= learn is not None

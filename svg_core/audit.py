@@ -41,7 +41,8 @@ def audit(
     """
     layout, video = call.layout, planned[-1]
     pairs = sum(queries.pairs() for queries in planned)
-    computed = sum(queries.pairs(*computed_blocks(q, call.backend)) for queries in planned)
+    blocks = computed_blocks(q, call.backend, call.precision)
+    computed = sum(queries.pairs(*blocks) for queries in planned)
     rows = _sampled_rows(layout, q.device, state)
     sampled = out.index_select(2, rows).float()
     error = exact_finite = None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels import backend_status
-from ..kernels.gather_attention import HEAD_DIMS, tile_rows
+from ..kernels.gather_attention import HEAD_DIMS, extra_bytes, tile_rows
+from ..kernels.precision import PRECISIONS, nearest_precision
 from .config import Config
 from .layout import VideoLayout
 
@@ -25,10 +26,13 @@ class Call:
         sm_scale: softmax scale.
         block_m: M, the query rows of a tile.
         backend: "triton" or "torch".
-        workspace_bytes: of SVG2's key lists that exist at a time; fewer heads run together where it is small.
+        workspace_bytes: of SVG2's key lists, and of quantised keys and values, that exist at a time; fewer heads run together
+            where it is small.
         conditionings: of each video in the batch: elements b, b + V, b + 2V ... of it are video b.
         shared_key: of the clusters, which all conditionings of a video share; None shares them with no other call.
         turn: calls of one shared_key with the same turn are of one moment: the first one's clusters hold for all.
+        precision: of the video's products, one that runs here.
+        quantised_bytes: of one head's keys and values in this precision.
     """
 
     config: Config
@@ -40,13 +44,17 @@ class Call:
     conditionings: int = 1
     shared_key: Hashable = None
     turn: Hashable = None
+    precision: str = PRECISIONS[0]
+    quantised_bytes: int = 0
 
     @classmethod
-    def of(cls, q: Tensor, config, layout, *, sm_scale=None, backend="auto", **more) -> Call:
+    def of(cls, q: Tensor, config, layout, *, sm_scale=None, backend="auto", precision=PRECISIONS[0], **more) -> Call:
         """A call with q [B, H, N, D]; `sm_scale` None is D^-0.5, `backend` may also be "auto", `more` are other attributes.
 
+        `precision` may be one that does not run here: then it is the nearest finer one.
+
         Raises:
-            ValueError: no kernels for this head_dim.
+            ValueError: no kernels for this head_dim, or no such precision.
             RuntimeError: the backend cannot run here; the message names the remedy.
         """
         head_dim = q.shape[3]
@@ -56,4 +64,6 @@ class Call:
         name, reason = backend_status(q.device, q.dtype, head_dim, backend)
         if reason is not None:
             raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
+        precision, _ = nearest_precision(precision, head_dim, q.device, q.dtype, name)
+        more |= {"precision": precision, "quantised_bytes": extra_bytes(layout.tokens, head_dim, q.device, precision)}
         return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), name, **more)

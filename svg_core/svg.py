@@ -20,7 +20,7 @@ from ..kernels.plan import Plan
 from .call import Call
 from .config import SVGConfig
 from .layout import VideoLayout
-from .planned import Planned, rows_of_tiles, whole
+from .planned import Planned, rows_of_tiles
 from .sampling import stratified
 from .state import SparseState
 from .tiles import read_windows, split_into_tiles, text_keys
@@ -61,8 +61,12 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
     sampled = exact_rows(q, k, v, patterns.rows, sm_scale=call.sm_scale, windows=patterns.windows, backend=call.backend)
     exact, patterned = sampled[:, :, -3:-2], sampled[:, :, -2:]
     pattern = (patterned - exact).norm(dim=(-2, -1)).argmin(-1).int()
-    lists = Plan(pattern, patterns.query_index, patterns.key_index, patterns.key_start, patterns.key_count)
-    return whole(lists, patterns.rows_of_tiles, pattern)
+    batch, heads = pattern.shape
+    step = min(heads, _together(call, batch))
+    sets = patterns.query_index, patterns.key_index, patterns.key_start, patterns.key_count
+    groups = [(slice(None), slice(head, head + step)) for head in range(0, heads, step)]
+    parts = ((where, Plan(pattern[where], *sets)) for where in groups)
+    return Planned(pattern, patterns.rows_of_tiles, patterns.key_count, parts, pattern)
 
 
 def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable) -> None:
@@ -70,10 +74,14 @@ def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable)
 
 
 def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
-    """Bytes that one call allocates at its peak, its output apart, for 16-bit q, k, v: the lists of both patterns."""
+    """Bytes that one call allocates at its peak, its output apart, for 16-bit q, k, v: the lists of both patterns.
+
+    And beside them what is needed first to profile the heads, then for keys and values in few bits.
+    """
     tiles = -(-call.layout.video_tokens // call.block_m)
     listed = sum(band.listed for band in bands(call))
-    return 8 * tiles * call.block_m + 4 * listed + 8 * call.layout.tokens + head_dim * PROFILE_BYTES
+    quantised = min(heads, _together(call, batch)) * batch * call.quantised_bytes
+    return 8 * tiles * call.block_m + 4 * listed + 8 * call.layout.tokens + max(head_dim * PROFILE_BYTES, quantised)
 
 
 def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
@@ -82,8 +90,13 @@ def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
 
 
 def can_split(call: Call) -> bool:
-    """All heads share their lists: fewer at a time would take no less memory."""
-    return False
+    """All heads share their lists: fewer at a time take less memory only where each brings quantised keys and values."""
+    return call.workspace_bytes >= 2 * call.quantised_bytes > 0
+
+
+def _together(call: Call, batch: int) -> int:
+    """Heads of a batch whose keys and values are quantised at a time."""
+    return max(1, call.workspace_bytes // max(1, batch * call.quantised_bytes))
 
 
 def note(call: Call) -> None:

@@ -78,7 +78,7 @@ def plan(q: Tensor, k: Tensor, v: Tensor, call: Call, state: SparseState, key: H
         return Plan(sets, query_index[b, heads], *lists, keys, skipped)
 
     def parts() -> Iterator[tuple[tuple[slice, slice], Plan]]:
-        step = max(1, call.workspace_bytes // list_bytes(call))
+        step = _together(call)
         for b, head in product(range(videos), range(0, heads, step)):
             some = slice(head, head + step)
             yield (slice(b, None, videos), some), part(b, some)
@@ -114,6 +114,12 @@ def _sharing(call: Call, key: Hashable) -> tuple[Call, Hashable]:
     return call, key if call.shared_key is None else call.shared_key
 
 
+def _together(call: Call) -> int:
+    """Heads of one video that run at a time: their key lists, and the quantised keys and values of its conditionings."""
+    shared = call.conditionings if call.config.by_error else 1
+    return max(1, call.workspace_bytes // (list_bytes(call) + shared * call.quantised_bytes))
+
+
 def list_bytes(call: Call) -> int:
     """Bytes of one head's key lists: the most they may have, since on a GPU what they have is not known without waiting."""
     return 4 * most_keys(call)
@@ -136,8 +142,9 @@ def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     """
     config, (q_clusters, k_clusters) = call.config, _clusters(call)
     tiles, lists = _tiles(call), list_bytes(call)
-    together = min(heads, max(1, call.workspace_bytes // lists))
     shared = call.conditionings if config.by_error else 1
+    together = min(heads, _together(call))
+    lists += shared * call.quantised_bytes
     every, planned = batch * heads, batch // shared * heads  # heads with terms of their own, and with a choice
     moments = 2 if config.tail == "second_order" else 1
     chosen = planned * tiles * (k_clusters + 4 * call.block_m)  # clusters that a tile keeps, and its rows
@@ -168,7 +175,7 @@ def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
 
 def can_split(call: Call) -> bool:
     """Whether half the workspace holds fewer key lists, and still those of one head."""
-    return call.workspace_bytes >= 2 * list_bytes(call)
+    return _together(call) > 1
 
 
 def note(call: Call) -> str | None:

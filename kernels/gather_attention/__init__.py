@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..backend import run
 from ..plan import Plan
-from ..tile_configs import NoTileConfig, tile_config
+from ..quantise import quantise, quantised_bytes
+from ..tile_configs import SIXTEEN, NoTileConfig, tile_config
 
 HEAD_DIMS = (64, 128)
 # Checks every index of a plan, which waits for the device; the tests set it.
@@ -24,19 +25,26 @@ def tile_rows(head_dim: int, device: torch.device, dtype: torch.dtype = torch.bf
     return _config(head_dim, device, dtype).block_m
 
 
-def computed_blocks(q: Tensor, backend: str) -> tuple[int, int]:
+def computed_blocks(q: Tensor, backend: str, precision: str = SIXTEEN) -> tuple[int, int]:
     """Rows and keys that the executor computes at a time for q [B, H, N, D]: torch pads nothing."""
     if backend != "triton":
         return 1, 1
-    config = _config(q.shape[3], q.device, q.dtype)
+    config = _config(q.shape[3], q.device, q.dtype, precision)
     return config.block_m, config.block_n
 
 
-def _config(head_dim: int, device: torch.device, dtype: torch.dtype):
+def extra_bytes(tokens: int, head_dim: int, device: torch.device, precision: str) -> int:
+    """Bytes that the executor takes for one head in this precision, beside the plan: its quantised keys and values."""
+    if precision == SIXTEEN:
+        return 0
+    return quantised_bytes(tokens, head_dim, _config(head_dim, device, torch.bfloat16, precision).values_dtype)
+
+
+def _config(head_dim: int, device: torch.device, dtype: torch.dtype, precision: str = SIXTEEN):
     try:
-        return tile_config("gather_attention", head_dim, device, dtype)
+        return tile_config("gather_attention", head_dim, device, dtype, precision)
     except NoTileConfig:  # only torch can do the work, with tiles as on a CPU
-        return tile_config("gather_attention", head_dim, torch.device("cpu"))
+        return tile_config("gather_attention", head_dim, torch.device("cpu"), precision=precision)
 
 
 def gather_attention(
@@ -49,6 +57,7 @@ def gather_attention(
     out: Tensor | None = None,
     lse: Tensor | None = None,
     backend: str = "torch",
+    precision: str = SIXTEEN,
 ) -> Tensor:
     """out[row] = softmax over the keys of the row's tile, and its tail, of sm_scale * q[row] k^T, times v.
 
@@ -61,6 +70,8 @@ def gather_attention(
         out: [B, H, N, D] of q's dtype to write to; made like q if None.
         lse: [B, H, N] float32 to write the natural logarithm of each row's sum of exponentials to, or None.
         backend: "torch" or "triton".
+        precision: "16 bit"; "int8": q k^T in INT8; "8 bit": p v in FP8 too. The tail is in 16 bit. One that
+            `nearest_precision` names for these tensors.
 
     Returns:
         out.
@@ -86,7 +97,12 @@ def gather_attention(
         _check_indices(plan, k.shape[2])
     out = torch.empty_like(q) if out is None else out
     # Torch's loop is no replacement for a kernel that failed: at Wan's size it would launch 24,000 small products.
-    run("gather_attention", "gather_attention", backend, q, k, v, plan, sm_scale, out, lse, fallback=False)
+    quantised, names = None, {}
+    if precision != SIXTEEN:
+        values = _config(q.shape[3], q.device, q.dtype, precision).values_dtype
+        quantised, names = quantise(q, k, v, sm_scale=sm_scale, values=values, backend=backend), {"precision": precision}
+    args = (q, k, v, plan, sm_scale, out, lse, quantised, precision)
+    run("gather_attention", "gather_attention", backend, *args, fallback=False, **names)
     return out
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..plan import SECOND_ORDER_CAP, Plan, Tail
+from ..quantise import LARGEST, Quantised
+from ..quantise.reference import rounded_rows
 
 
-def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None) -> None:
-    """See the contract; float32, tile by tile: gather, two matrix products."""
+def gather_attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None, quantised: Quantised | None,
+    precision: str,
+) -> None:  # fmt: skip
+    """See the contract; float32, tile by tile: gather, two matrix products.
+
+    Quantised queries, keys, values and weights are rounded as in the kernel, and multiplied in float32: whole numbers
+    exactly. Sums in float16 are not imitated, and the weights are rounded at the size that they have beside the whole list's
+    largest, where the kernel knows that of the tiles before.
+    """
     rows_of_tile = (plan.query_index >= 0).sum(-1).tolist()
     start_of_tile, keys_of_tile = plan.key_start.tolist(), plan.key_count.tolist()
     for b, sets in enumerate(plan.list_of_head.tolist()):
         for h, s in enumerate(sets):
-            queries, keys, values = q[b, h], k[b, h], v[b, h]
+            queries = q[b, h]
+            few = None if quantised is None else _HeadQuantised(quantised, b, h)
+            keys, values = (k[b, h], v[b, h]) if few is None else (few.k8, few.v8)
             tail = None if plan.tail is None else _HeadTail(plan.tail, b, h, s)
             for t, (n_rows, start, n_keys) in enumerate(zip(rows_of_tile[s], start_of_tile[s], keys_of_tile[s], strict=True)):
                 if n_rows == 0:
@@ -23,17 +37,48 @@ def gather_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: floa
                 if n_rows < row_index.shape[0]:
                     row_index = row_index[row_index >= 0]
                 key_index = plan.key_index[start : start + n_keys]
-                tile = queries.index_select(0, row_index).float() * sm_scale
-                scores = tile @ keys.index_select(0, key_index).float().T
+                rows = queries.index_select(0, row_index).float()
+                tile = rows * sm_scale
+                read_keys, read_values = (x.index_select(0, key_index).float() for x in (keys, values))
+                scores = tile @ read_keys.T if few is None else few.scores(rows, sm_scale, read_keys, key_index)
                 if tail is not None:
                     scores = torch.cat([scores, tail.logits(tile, t)], dim=1)
                 probs = scores.softmax(1)
-                result = probs[:, :n_keys] @ values.index_select(0, key_index).float()
+                own = probs[:, :n_keys]
+                result = own @ read_values if few is None else few.weighted(own, read_values)
                 if tail is not None:
                     result.addmm_(probs[:, n_keys:], tail.value)
                 if lse is not None:
                     lse[b, h].index_copy_(0, row_index.long(), scores.logsumexp(1))
                 out[b, h].index_copy_(0, row_index.long(), result.to(out.dtype))
+
+
+class _HeadQuantised:
+    """The quantised keys and values of one head."""
+
+    def __init__(self, quantised: Quantised, b: int, h: int):
+        heads = {name: x[b, h] for name, x in vars(quantised).items()}
+        self.k8, self.v8, self.balance = heads["k8"], heads["v8"], heads["balance"]
+        self.q_mean, self.k_mean, self.v_scale, self.v_mean = (
+            heads[name] for name in ("q_mean", "k_mean", "v_scale", "v_mean")
+        )
+        self.k_scale, self.k_bias = heads["k_terms"][:, 0], heads["k_terms"][:, 1] * math.log(2)
+
+    def scores(self, queries: Tensor, sm_scale: float, keys: Tensor, key_index: Tensor) -> Tensor:
+        """queries [rows, D] float32, with quantised keys [n, D] -> logits [rows, n]."""
+        rows, scale = rounded_rows((queries - self.q_mean) * self.balance)
+        products = (rows @ keys.T) * (sm_scale * scale).unsqueeze(1) * self.k_scale.index_select(0, key_index)
+        return products + self.k_bias.index_select(0, key_index) + sm_scale * (queries @ self.k_mean).unsqueeze(1)
+
+    def weighted(self, probs: Tensor, values: Tensor) -> Tensor:
+        """probs [rows, n] with quantised values [n, D] -> [rows, D]."""
+        weights = probs
+        if self.v8.dtype == torch.float8_e4m3fn:
+            unit = probs.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST[self.v8.dtype]
+            weights = (probs / unit).clamp(max=LARGEST[self.v8.dtype]).to(self.v8.dtype).float() * unit
+        elif self.v8.dtype == torch.float16:
+            weights = probs.half().float()
+        return (weights @ values) * self.v_scale + probs.sum(1, keepdim=True) * self.v_mean
 
 
 class _HeadTail:

@@ -1,4 +1,7 @@
-"""gather_attention in Triton: online softmax in base 2 over gathered keys, then over the tail's centroids."""
+"""gather_attention in Triton: online softmax in base 2 over gathered keys, then over the tail's centroids.
+
+In few bits, the lists' loop is that of `quantised_keys`, and the tail comes as a launch of its own, in 16 bit.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from torch import Tensor
 
 from ..compat import float32_precision
 from ..plan import SECOND_ORDER_CAP, Plan
+from ..quantise import LEAST, LEVELS, Quantised
 from ..rows import token_rows
 from ..tile_configs import tile_config
+from .quantised_keys import attend_quantised_keys
 
 LOG2_E = math.log2(math.e)
 VARYING = [
@@ -114,6 +119,8 @@ def _gather_attention_kernel(
     k_mean_ptr, k_variance_ptr, v_mean_ptr,  # [B, H, C, D] of q's dtype
     log_size_ptr,  # [B, H, C] float32
     cluster_mask_ptr,  # [L, T, C] uint8
+    k_terms_ptr,  # [B, H, N] int64, each two float32, and k is int8
+    balance_ptr, q_mean_ptr, keys_mean_ptr, v_scale_ptr, values_mean_ptr,  # [B, H, D] float32
     heads, tiles, clusters, qk_scale, second_order_scale, second_order_cap,
     stride_qb: tl.int64, stride_qh: tl.int64, stride_qn: tl.int64,
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
@@ -124,8 +131,9 @@ def _gather_attention_kernel(
     KEYS: tl.constexpr,  # whether this pass goes through the lists
     RESUME: tl.constexpr,  # whether an earlier pass left its result in out and lse
     WITH_LSE: tl.constexpr,
+    QUANTISED: tl.constexpr,  # whether the lists' keys are, and the values as their dtype says
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_BLOCK_N: tl.constexpr, SPREAD_D: tl.constexpr,
-    TAIL_STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    TAIL_STAGES: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     # Tiles of one head are neighbours in launch order, so that its keys and values stay in the L2 cache.
     t, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -156,10 +164,18 @@ def _gather_attention_kernel(
         v_ptr += (b * stride_vb + h * stride_vh) * HEAD_DIM
         key_index_ptr += tl.load(key_start_ptr + tile)
         count = tl.load(key_count_ptr + tile)
-        acc, m_i, l_i = _attend_keys(
-            q, k_ptr, v_ptr, key_index_ptr, count, qk_scale, stride_kn, stride_vn, acc, m_i, l_i,
-            HEAD_DIM, BLOCK_N, PRECISION,
-        )  # fmt: skip
+        if QUANTISED:
+            channels = head * HEAD_DIM + offs_d
+            acc, m_i, l_i = attend_quantised_keys(
+                q, k_ptr, k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, key_index_ptr, count, qk_scale, stride_vn,
+                balance_ptr + channels, q_mean_ptr + channels, keys_mean_ptr + channels,
+                v_scale_ptr + channels, values_mean_ptr + channels, acc, m_i, l_i, HEAD_DIM, BLOCK_N, LEVELS, LEAST,
+            )  # fmt: skip
+        else:
+            acc, m_i, l_i = _attend_keys(
+                q, k_ptr, v_ptr, key_index_ptr, count, qk_scale, stride_kn, stride_vn, acc, m_i, l_i,
+                HEAD_DIM, BLOCK_N, PRECISION,
+            )  # fmt: skip
     if TAIL > 0:
         cells = head * clusters
         acc, m_i, l_i = _attend_tail(
@@ -175,22 +191,27 @@ def _gather_attention_kernel(
         tl.store(lse_ptr + rows, (m_i + tl.log2(l_i)) * 0.6931471805599453, mask=valid_m)  # ln 2: base e for the caller
 
 
-def passes(tail_order: int, apart: bool, with_lse: bool) -> list[dict]:
+def passes(tail_order: int, apart: bool, with_lse: bool, quantised: bool = False) -> list[dict]:
     """The constexprs of each launch: one for all, or one for the lists and one for the tail, which goes on from there."""
-    if not (apart and tail_order):
-        return [{"TAIL": tail_order, "KEYS": True, "RESUME": False, "WITH_LSE": with_lse}]
-    return [
-        {"TAIL": 0, "KEYS": True, "RESUME": False, "WITH_LSE": True},
-        {"TAIL": tail_order, "KEYS": False, "RESUME": True, "WITH_LSE": with_lse},
-    ]
+    lists = {"TAIL": 0, "KEYS": True, "RESUME": False, "QUANTISED": quantised}
+    if not tail_order:
+        return [lists | {"WITH_LSE": with_lse}]
+    if not (apart or quantised):
+        return [lists | {"TAIL": tail_order, "WITH_LSE": with_lse}]
+    tail = {"TAIL": tail_order, "KEYS": False, "RESUME": True, "QUANTISED": False, "WITH_LSE": with_lse}
+    return [lists | {"WITH_LSE": True}, tail]
 
 
 def launch_gather_attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None, quantised: Quantised | None,
+    precision: str,
+) -> None:  # fmt: skip
     """See the contract; the plan's M must be the config's block_m, as `tile_rows` gives it."""
     b, h, n, d = q.shape
-    config = tile_config("gather_attention", d, q.device, q.dtype)
+    own = tile_config("gather_attention", d, q.device, q.dtype)
+    few = own if quantised is None else tile_config("gather_attention", d, q.device, precision=precision)
+    if quantised is not None:
+        k, v = quantised.k8, quantised.v8
     (q, q_strides), (k, k_strides), (v, v_strides) = (token_rows(x) for x in (q, k, v))
     target, out_strides = token_rows(out)
     tiles, block_m = plan.query_index.shape[1:]
@@ -201,20 +222,25 @@ def launch_gather_attention(
         mean, value = tail.k_mean.to(q.dtype).contiguous(), tail.v_mean.to(q.dtype).contiguous()
         variance = mean if order == 1 else tail.k_variance.to(q.dtype).contiguous()
         log_size, cluster_mask = tail.log_size.contiguous(), tail.cluster_mask.contiguous().view(torch.uint8)
-    launches = passes(order, config.tail_apart, lse is not None)
+    terms = [plan.key_count] * 6
+    if quantised is not None:
+        of_channels = (getattr(quantised, name) for name in ("balance", "q_mean", "k_mean", "v_scale", "v_mean"))
+        terms = [quantised.k_terms.view(torch.int64), *(x.contiguous() for x in of_channels)]
+    launches = passes(order, own.tail_apart, lse is not None, quantised is not None)
     if len(launches) > 1 and lse is None:
         lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)
     for constexprs in launches:
+        config = few if constexprs["KEYS"] else own
         _gather_attention_kernel[(tiles, h, b)](
             q, k, v, target, plan.key_count if lse is None else lse,
             *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_start, plan.key_count)),
-            mean, variance, value, log_size, cluster_mask,
+            mean, variance, value, log_size, cluster_mask, *terms,
             h, tiles, 0 if tail is None else tail.k_mean.shape[2],
             sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, SECOND_ORDER_CAP * LOG2_E,
             *q_strides, *k_strides, *v_strides, *out_strides,
             0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1),
             **constexprs, HEAD_DIM=d, PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
-            **config.constexprs | {"BLOCK_M": block_m}, **config.launch,
+            LEVELS=LEVELS, LEAST=LEAST, **own.constexprs | config.constexprs | {"BLOCK_M": block_m}, **config.launch,
         )  # fmt: skip
     if target is not out:
         out.copy_(target)

@@ -1,0 +1,49 @@
+"""In how many bits the products of attention are computed: what there is, and what a GPU has."""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import failed
+from .tile_configs import NoTileConfig, architecture, tile_config
+
+# From the finest on. "int8": q k^T in INT8, p v in 16 bit. "8 bit": q k^T in INT8, p v in FP8 (e4m3).
+PRECISIONS = ("16 bit", "int8", "8 bit")
+REMEDIES = {
+    "int8": "needs an NVIDIA GPU of the RTX 30 series or newer, or AMD's Instinct series",
+    "8 bit": "needs FP8, which NVIDIA's GPUs have from the RTX 40 series on (RTX 50 series: with Triton 3.6 or newer)",
+}
+
+
+def nearest_precision(
+    wanted: str, head_dim: int, device: torch.device, dtype: torch.dtype, backend: str
+) -> tuple[str, str | None]:
+    """The precision wanted, or the nearest finer one that runs for such q, k, v; and why, if it is another.
+
+    Torch rounds as the kernels do, so that its results are theirs; it gains no time by it.
+
+    Raises:
+        ValueError: `wanted` is none of `PRECISIONS`.
+    """
+    if wanted not in PRECISIONS:
+        raise ValueError(f"precision={wanted!r}: must be one of {', '.join(PRECISIONS)}")
+    if wanted == PRECISIONS[0] or backend == "torch":
+        return wanted, None
+    if dtype == torch.float32:
+        return PRECISIONS[0], f"precision {wanted!r} is for models in 16 bit, and this one runs in float32: so do its products"
+    for precision in PRECISIONS[PRECISIONS.index(wanted) : 0 : -1]:
+        reason = failed("gather_attention", device, dtype, precision) or _missing(precision, head_dim, device)
+        if reason is None:
+            break
+        why = reason
+    else:
+        precision = PRECISIONS[0]
+    return precision, None if precision == wanted else f"precision {wanted!r} {why}; runs as {precision!r}"
+
+
+def _missing(precision: str, head_dim: int, device: torch.device) -> str | None:
+    try:
+        tile_config("gather_attention", head_dim, device, precision=precision)
+    except NoTileConfig:
+        return f"{REMEDIES[precision]}; this one is {architecture(device)}"
+    return None

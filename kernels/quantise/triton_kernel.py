@@ -1,0 +1,85 @@
+"""quantise in Triton: a program a block of one head's tokens."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..compat import FUSED
+from ..rows import token_rows
+from . import LARGEST, LEAST, LEVELS
+
+BLOCK_N = 64
+VARYING = ["tokens", "heads", "stride_b", "stride_h", "stride_n"]
+
+
+@triton.jit
+def rounded_rows(x, LEVELS: tl.constexpr, LEAST: tl.constexpr):
+    """Rows x [M, D] float32 in steps of their own: int8, and the steps [M]."""
+    scale = tl.maximum(tl.max(tl.abs(x), 1), LEAST) / LEVELS
+    scale += 0.0 * tl.sum(x, 1)  # what is no finite number stays none
+    steps = tl.floor(x / scale[:, None] + 0.5)
+    steps = tl.minimum(tl.maximum(steps, -LEVELS), LEVELS)  # of two numbers the one that is a number
+    return steps.to(tl.int8), scale
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _quantise_kernel(
+    k_ptr,  # [B, H, N, D], strides in rows of D
+    k_mean_ptr, q_part_ptr, inverse_ptr,  # [B, H, D] float32
+    k8_ptr,  # [B, H, N, D] int8
+    k_terms_ptr,  # [B, H, N, 2] float32
+    tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1).to(tl.int64)
+    offs_d = tl.arange(0, HEAD_DIM)
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = rows < tokens
+    k_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
+    k = tl.load(k_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside[:, None], other=0.0)
+    channels = head * HEAD_DIM + offs_d
+    k = k.to(tl.float32) - tl.load(k_mean_ptr + channels)[None, :]
+    steps, scale = rounded_rows(k * tl.load(inverse_ptr + channels)[None, :], LEVELS, LEAST)
+    bias = tl.sum(k * tl.load(q_part_ptr + channels)[None, :], 1)
+    tl.store(k8_ptr + ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :], steps, mask=inside[:, None])
+    k_terms_ptr += (head * tokens + rows) * 2
+    tl.store(k_terms_ptr, scale, mask=inside)
+    tl.store(k_terms_ptr + 1, bias, mask=inside)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _quantise_values_kernel(
+    v_ptr,  # [B, H, N, D], strides in rows of D
+    v_mean_ptr, inverse_ptr,  # [B, H, D] float32
+    v8_ptr,  # [B, H, N, D]
+    largest, tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(1).to(tl.int64)
+    offs_d = tl.arange(0, HEAD_DIM)
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (rows < tokens)[:, None]
+    v_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
+    v = tl.load(v_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside, other=0.0).to(tl.float32)
+    mean, inverse = tl.load(v_mean_ptr + head * HEAD_DIM + offs_d), tl.load(inverse_ptr + head * HEAD_DIM + offs_d)
+    v = tl.clamp((v - mean[None, :]) * inverse[None, :], -largest, largest, propagate_nan=tl.PropagateNan.ALL)
+    v8_ptr += ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :]
+    tl.store(v8_ptr, v.to(v8_ptr.dtype.element_ty), mask=inside)
+
+
+def launch_quantise(k: Tensor, k_mean: Tensor, q_part: Tensor, inverse: Tensor, k8: Tensor, k_terms: Tensor) -> None:
+    """See the reference."""
+    (b, h, n, d), (k, strides) = k.shape, token_rows(k)
+    constexprs = {"HEAD_DIM": d, "BLOCK_N": BLOCK_N, "LEVELS": LEVELS, "LEAST": LEAST}
+    inputs = k, k_mean.contiguous(), q_part.contiguous(), inverse.contiguous(), k8, k_terms
+    _quantise_kernel[(-(-n // BLOCK_N), b * h)](*inputs, n, h, *strides, **constexprs, num_warps=4, **FUSED)
+
+
+def launch_quantise_values(v: Tensor, v_mean: Tensor, inverse: Tensor, v8: Tensor) -> None:
+    """See the reference."""
+    (b, h, n, d), (v, strides) = v.shape, token_rows(v)
+    inputs = v, v_mean.contiguous(), inverse.contiguous(), v8, LARGEST[v8.dtype]
+    constexprs = {"HEAD_DIM": d, "BLOCK_N": BLOCK_N}
+    _quantise_values_kernel[(-(-n // BLOCK_N), b * h)](*inputs, n, h, *strides, **constexprs, num_warps=4, **FUSED)
