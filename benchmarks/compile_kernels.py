@@ -2,8 +2,9 @@
 
 Needs no GPU: Triton compiles ahead of time and ships the assembler. Exits with 1 if a row is not ok. On NVIDIA's GPUs
 a kernel in 16 bit must have a tile on its way while it computes another (`prefetch` at least 1), and none of its matrix
-instructions may wait for the one before (`serialised`). In few bits, its loop must multiply in them. One exception: the assembler in Triton 3.3 (ptxas 12.4)
-serialises every wgmma of sm_90 that it meets in a loop, whatever the source; newer ones do not.
+instructions may wait for the one before (`serialised`). In INT8 or FP8, the products of its loop must be of that kind
+(`products`). One exception: the assembler in Triton 3.3 (ptxas 12.4) serialises every wgmma of sm_90 that it meets in a loop,
+whatever the source; newer ones do not.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/quality.py --json benchmarks/results/quality.jsonl
 
 Every prompt of the model by every method, with the demo's guidance, each against its own dense render. --studies
-varies one setting of SVG2 at a time instead, --schedules which steps are dense, at equal work.
+varies one setting of SVG2 at a time instead, --schedules which steps are dense, at equal work, --precisions in how many bits
+the products are computed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -24,13 +26,14 @@ from diffusers_host import CONDITIONINGS, Run
 from moving_shapes import PROMPTS
 from quality_heads import curves
 from render import Scene, work
+from sparse_videogen.kernels import PRECISIONS
 from sparse_videogen.svg_core import SVG2Config, SVGConfig, VideoLayout
 from torch import Tensor
 from video_quality import change_error, psnr, ssim
 
 COLUMNS = (
     *("provider", "setting", "start_percent", "steps", "density", "work", "computed"),
-    *("psnr", "psnr_min", "ssim", "change_error", "error", "seconds"),
+    *("psnr", "psnr_min", "ssim", "change_error", "error", "added", "added_max", "seconds"),
 )
 # At 720p a query cluster has about 250 rows on tiles of 128; here about 110 on tiles of 64, and by expected error one for each
 # tile. Key clusters of as many tokens as there (76) would be 17: too few to choose from, so they are smaller.
@@ -51,6 +54,7 @@ class Job:
         steps: of the sampler; None is what --steps says.
         conditionings: that share their clusters; 1: each has its own.
         end_percent: share of the steps after which they run dense again.
+        precision: of the sparse calls' products.
     """
 
     provider: str
@@ -60,6 +64,7 @@ class Job:
     steps: int | None = None
     conditionings: int = CONDITIONINGS
     end_percent: float = 1.0
+    precision: str = PRECISIONS[0]
 
 
 def study(name: str, values: tuple) -> Iterator[Job]:
@@ -118,6 +123,16 @@ def schedules() -> Iterator[Job]:
         yield at_work("svg", 10, 0.65, first, last)
 
 
+def precisions() -> Iterator[Job]:
+    """Each method in each precision, at the densities of the other tables."""
+    for density, precision in product((0.15, 0.3), PRECISIONS):
+        setting = f"density={density}, {precision}"
+        falling, flat = (replace(BASE, density=density, density_start=start) for start in (1.5, 1.0))
+        yield Job("svg", setting, SVGConfig(sparsity=1 - density), 0.2, precision=precision)
+        yield Job("svg2", setting, flat, 0.2, precision=precision)
+        yield Job("svg2", setting, falling, precision=precision)
+
+
 def curve_points(warm_ups: list[float]) -> Iterator[Job]:
     """Every method and setting after each length of the dense steps; behind some, SVG2's density is the same in all others."""
     for start in warm_ups:
@@ -141,7 +156,8 @@ class Renderer:
         """Videos [B, T, H, W], the means of density, computed and error over the sparse calls, and the run's work."""
         run = Run(None, self.layout, steps, 0.0)
         if job is not None:
-            run = Run(job.config, self.layout, steps, job.start_percent, job.conditionings, job.end_percent)
+            schedule = (job.start_percent, job.conditionings, job.end_percent)
+            run = Run(job.config, self.layout, steps, *schedule, job.precision)
 
         def before_step(step: int, sigma: float) -> None:
             run.step = step
@@ -183,6 +199,7 @@ def main() -> None:
     const = {"dest": "op", "action": "store_const", "default": "quality"}
     what.add_argument("--studies", const="quality-study", help="vary one setting of SVG2 at a time", **const)
     what.add_argument("--schedules", const="quality-schedule", help="vary which steps are dense, at equal work", **const)
+    what.add_argument("--precisions", const="quality-precision", help="vary the products' precision", **const)
     parser.add_argument("--providers", nargs="+", default=None, help="only these; of the studies, what varies")
     parser.add_argument("--warm-ups", nargs="+", type=float, default=WARM_UPS, help="shares of the steps that run dense first")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
@@ -197,10 +214,11 @@ def main() -> None:
     table = Rows(COLUMNS, arguments.json, "cpu")
     common = {"op": arguments.op, "shape": "tiny_wan", "tokens": renderer.layout.tokens}
     of_op = {"quality": curve_points(arguments.warm_ups), "quality-study": studies(), "quality-schedule": schedules()}
+    of_op["quality-precision"] = precisions()
     for job in of_op[arguments.op]:
         if arguments.providers is None or job.provider in arguments.providers:
             named = {"provider": job.provider, "setting": job.setting, "steps": job.steps or arguments.steps}
-            named |= {"start_percent": job.start_percent, "end_percent": job.end_percent}
+            named |= {"start_percent": job.start_percent, "end_percent": job.end_percent, "precision": job.precision}
             table.add({**common, **named, **renderer.row(job, arguments.steps)})
 
 

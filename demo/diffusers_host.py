@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from render import Method, Render, Scene, each_method
+from render import LAYERS, Method, Render, Scene, each_method
+from sparse_videogen.kernels import PRECISIONS
 from sparse_videogen.svg_core import (
     AttentionStats,
     SparseState,
@@ -29,7 +31,13 @@ CONDITIONINGS = 2  # the tiny model's batch holds each video with its prompt, an
 
 @dataclass
 class Run:
-    """What one video's attention calls share, and what they counted."""
+    """What one video's attention calls share, and what they counted.
+
+    Attributes:
+        precision: of the sparse calls' products.
+        added: of each sparse call [B, H], how far it is from the same plan in 16 bit, relative to that one's result; of none
+            in 16 bit.
+    """
 
     config: SVGConfig | SVG2Config | None
     layout: VideoLayout
@@ -37,9 +45,11 @@ class Run:
     start_percent: float
     conditionings: int = CONDITIONINGS
     end_percent: float = 1.0
+    precision: str = PRECISIONS[0]
     step: int = 0
     seconds: float = 0.0
     stats: list[AttentionStats] = field(default_factory=list)
+    added: list[Tensor] = field(default_factory=list)
     state: SparseState = field(default_factory=SparseState)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -51,8 +61,13 @@ class Run:
         after = progress[self.step] > self.end_percent * (1 + TIE)
         if self.config is not None and not before and not after:
             config = self.config.at(places(progress, self.start_percent, self.end_percent)[self.step])
-            out, stats = sparse_attention(q, k, v, config=config, **shared, measure_error=True)
+            sixteen = None
+            if self.precision != PRECISIONS[0]:  # from the same state, so with the same plan
+                sixteen, _ = sparse_attention(q, k, v, config=config, **shared | {"state": deepcopy(self.state)})
+            out, stats = sparse_attention(q, k, v, config=config, **shared, precision=self.precision, measure_error=True)
             self.stats.append(stats)
+            if sixteen is not None:
+                self.added.append((out.float() - sixteen).norm(dim=(-2, -1)) / sixteen.float().norm(dim=(-2, -1)))
         else:
             if self.config is not None and before:
                 warm_up(q, k, config=self.config, **shared)
@@ -61,9 +76,16 @@ class Run:
         return out
 
     def figures(self) -> dict[str, float]:
-        """Means of density, computed and error over the sparse calls; none without one."""
+        """Means of density, computed and error over the sparse calls; none without one.
+
+        In few bits also the mean of `added`, and its highest mean of a head of a layer.
+        """
         names = ("density", "computed", "error") if self.stats else ()
-        return {name: torch.cat([getattr(stats, name) for stats in self.stats]).mean().item() for name in names}
+        means = {name: torch.cat([getattr(stats, name) for stats in self.stats]).mean().item() for name in names}
+        if self.added:
+            heads = torch.stack(self.added).unflatten(0, (-1, LAYERS)).mean((0, 2))
+            means |= {"added": heads.mean().item(), "added_max": heads.max().item()}
+        return means
 
 
 def render(model, scene: Scene, method: Method) -> Render:

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ..kernels import PRECISIONS
 from ..kernels.gather_attention import gather_attention
-from ..kernels.precision import PRECISIONS
 from .audit import audit
 from .call import WORKSPACE_BYTES, Call
 from .config import Config

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..kernels import backend_status
+from ..kernels import PRECISIONS, backend_status, nearest_precision
 from ..kernels.gather_attention import HEAD_DIMS, extra_bytes, tile_rows
-from ..kernels.precision import PRECISIONS, nearest_precision
 from .config import Config
 from .layout import VideoLayout
 
