@@ -10,8 +10,8 @@ from .tile_configs import NoTileConfig, architecture, tile_config
 # From the finest on. "int8": q k^T in INT8, p v in 16 bit. "8 bit": q k^T in INT8, p v in FP8 (e4m3).
 PRECISIONS = ("16 bit", "int8", "8 bit")
 REMEDIES = {
-    "int8": "needs an NVIDIA GPU of the RTX 30 series or newer, or AMD's Instinct series",
-    "8 bit": "needs FP8, which NVIDIA's GPUs have from the RTX 40 series on (RTX 50 series: with Triton 3.6 or newer)",
+    "int8": "it needs an NVIDIA GPU of the RTX 30 series or newer, or one of AMD's Instinct series",
+    "8 bit": "it needs FP8, which NVIDIA's GPUs have from the RTX 40 series on (RTX 50 series: with Triton 3.6 or newer)",
 }
 
 
@@ -30,15 +30,20 @@ def nearest_precision(
     if wanted == PRECISIONS[0] or backend == "torch":
         return wanted, None
     if dtype == torch.float32:
-        return PRECISIONS[0], f"precision {wanted!r} is for models in 16 bit, and this one runs in float32: so do its products"
+        return PRECISIONS[0], _instead(wanted, PRECISIONS[0], "it is for models in 16 bit, and this one is in float32")
+    first = None
     for precision in PRECISIONS[PRECISIONS.index(wanted) : 0 : -1]:
         reason = failed("gather_attention", device, dtype, precision) or _missing(precision, head_dim, device)
         if reason is None:
             break
-        why = reason
+        first = first or reason
     else:
         precision = PRECISIONS[0]
-    return precision, None if precision == wanted else f"precision {wanted!r} {why}; runs as {precision!r}"
+    return precision, None if first is None else _instead(wanted, precision, first)
+
+
+def _instead(wanted: str, precision: str, why: str) -> str:
+    return f"precision {wanted!r} cannot run: {why}; {precision!r} runs in its place"
 
 
 def _missing(precision: str, head_dim: int, device: torch.device) -> str | None:

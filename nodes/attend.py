@@ -8,7 +8,6 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..kernels.gather_attention import tile_rows
 from ..svg_core import Call, sparse_attention, warm_up
 from . import host
 from .forward import VideoCall
@@ -33,18 +32,22 @@ def attend(run: Run, call: VideoCall, schedule_reason: Reason | None) -> Tensor:
 
 
 def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor | None]) -> Tensor | None:
-    """The result of `work`, with fewer heads at a time if memory runs out; None after an error."""
+    """The result of `work`, with fewer heads at a time if memory runs out, in more bits where the kernel for few failed; None
+    after an error.
+    """
     while run.failure is None:
+        short = False
         try:
             return work(run, call)
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
-            if not host.is_out_of_memory(error):
-                run.fail(error)
-            elif not run.settings.planner.can_split(_core_call(run, call)):
+            short = host.is_out_of_memory(error)
+            if short and not run.settings.planner.can_split(_core_call(run, call)):
                 run.fail(error, "out_of_memory")
-        if run.failure is None:  # beyond the handler, which holds on to the failed call's tensors
+            elif not short and not run.takes_more_bits(call.q):
+                run.fail(error)
+        if short and run.failure is None:  # beyond the handler, which holds on to the failed call's tensors
             run.halve_workspace(call.q.device)
             comfy.model_management.soft_empty_cache()
     return None
@@ -55,7 +58,9 @@ def _sparse(run: Run, call: VideoCall) -> Tensor:
     remark = run.settings.planner.note(_core_call(run, call))
     if remark is not None:
         run.say_once(remark)
+    run.note_precision(call.q)
     options = {"sm_scale": call.sm_scale, "measure_error": True, "max_error": run.settings.max_error}
+    options["precision"] = run.settings.precision
     options["workspace_bytes"] = run.on(call.q.device).workspace_bytes
     elements = _elements(run, call)
     with run.record.timed("sparse", call.q.device):
@@ -85,6 +90,5 @@ def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
 
 def _core_call(run: Run, call: VideoCall) -> Call:
     """The call as the core describes it, with its first layout. No backend is asked, so that it never raises."""
-    head_dim, workspace = call.q.shape[3], run.on(call.q.device).workspace_bytes
-    block_m = tile_rows(head_dim, call.q.device, call.q.dtype)
-    return Call(run.config, call.layouts[0], head_dim**-0.5, block_m, "triton", workspace, **call.sharing)
+    q, more = call.q, {"workspace_bytes": run.on(call.q.device).workspace_bytes, "precision": run.settings.precision}
+    return Call.planned(run.config, call.layouts[0], q.shape[3], q.device, q.dtype, **more, **call.sharing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..kernels import BACKENDS
+from ..kernels import BACKENDS, PRECISIONS
 from .host import HAS_SEARCH_ALIASES
 from .presets import CUSTOM
 from .settings import DENSE_ATTENTION
@@ -112,7 +112,7 @@ def dense_attention_input():
 
 
 def execution_inputs() -> list:
-    """backend and verbose."""
+    """backend, verbose and precision."""
     return [
         io.Combo.Input(
             "backend",
@@ -126,5 +126,14 @@ def execution_inputs() -> list:
             default=False,
             tooltip="Logs the density and the measured error of every sparse call. It waits for the GPU in each of them, "
             "so it is slower.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(PRECISIONS),
+            default=PRECISIONS[0],
+            tooltip="How many bits the products of sparse attention have. 16 bit is the most exact; int8 multiplies queries and "
+            "keys in INT8; 8 bit multiplies the values in FP8 as well (RTX 40 series, H100 and newer). Fewer bits are faster, "
+            "but a little further from the dense result. A GPU that cannot do it takes the next finer one, and the report says "
+            "so.",
         ),
     ]

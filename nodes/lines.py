@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..kernels import PRECISIONS
+
 REMEDY = "Remove that node, or set dense_attention to host."
 LESS_WORK = 0.95  # of dense attention: above it the difference is not worth a word
 
@@ -25,7 +27,7 @@ def run_words(report: dict) -> dict:
         line: `36 of 48 calls sparse, density 0.31, error 2.1%, 0.52 of the work of dense attention`.
         heads: what the heads did, such as `60% of heads spatial, 40% temporal`; may be empty.
         warnings: what is not as it should be, a sentence each.
-        notes: why calls stayed dense, a line a reason.
+        notes: why calls stayed dense, a line a reason; why the precision is not the one that was set.
     """
     return {"line": _line(report), "heads": _heads(report), "warnings": _warnings(report), "notes": _notes(report)}
 
@@ -55,7 +57,8 @@ def _line(report: dict) -> str:
     if not sparse:
         return f"All {_calls(calls)} dense" if calls else "No attention call reached this node"
     work = f"{report['work']:.2f} of the work of dense attention" if report["work"] <= LESS_WORK else None
-    return _joined(f"{sparse} of {calls} calls sparse", *_figures(report["density"], report["error"]), work)
+    few = f" in {report['precision']}" if report["precision"] not in (None, PRECISIONS[0]) else ""
+    return _joined(f"{sparse} of {calls} calls sparse{few}", *_figures(report["density"], report["error"]), work)
 
 
 def _heads(figures: dict) -> str:
@@ -88,7 +91,8 @@ def _warnings(report: dict) -> list[str]:
 
 def _notes(report: dict) -> list[str]:
     reasons = [(label, report["explanations"][label], _calls(n)) for label, n in report["dense_reasons"].items()]
-    return [f"{label}{explanation and f': {explanation}'} ({calls})" for label, explanation, calls in reasons]
+    dense = [f"{label}{explanation and f': {explanation}'} ({calls})" for label, explanation, calls in reasons]
+    return [*dense, *filter(None, [report["precision_reason"]])]
 
 
 def _figures(density: float | None, error: float | None) -> tuple[str | None, str | None]:

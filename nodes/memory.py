@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import comfy.model_management
 
-from ..kernels.gather_attention import tile_rows
 from ..svg_core import WORKSPACE_BYTES, Call
 from . import host
 from .families import Family, layers
@@ -64,7 +63,8 @@ def run_bytes(settings: Settings, family: Family, patcher, size: Sequence[int], 
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)
-    call = Call(settings.config.at(0.0), layout, head_dim**-0.5, tile_rows(head_dim, device), "triton", workspace)
+    more = {"workspace_bytes": workspace, "precision": settings.precision}
+    call = Call.planned(settings.config.at(0.0), layout, head_dim, device, **more)
     # A prompt and a negative one share what is kept, and have one plan where they come in one batch.
     paired = devices == 1 and len(conds) == 2 and all(len(conditionings) == 1 for conditionings in conds.values())
     together = [replace(call, conditionings=i + 1 if paired else 1) for i in range(branches)]

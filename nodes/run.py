@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import torch
 
-from ..kernels import failures
+from ..kernels import backend_status, failures, nearest_precision
 from ..svg_core import WORKSPACE_BYTES, AttentionStats, SparseState, SVG2Config, SVGConfig, places
 from .lines import run_words, step_words
 from .log import PREFIX, log, say
@@ -50,6 +50,8 @@ class Run:
         inexact: the override, another's and sparse itself, that took calls which we left dense; or None.
         turn: the evaluation of the model that is under way.
         parted: layers in which the conditionings of a video are too unlike to share their clusters.
+        precision: in which the last sparse call's products were computed; None before there was one.
+        precision_reason: why that is not what the node was set to, or None.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class Run:
         self.extra_bytes: Callable[[int, int], int] | None = None
         self.turn = Turn()
         self.parted: set[int] = set()
+        self.precision: str | None = None
+        self.precision_reason: str | None = None
         self._progress = progress
         self._number = next(_numbers)
         self._tell = tell
@@ -187,6 +191,21 @@ class Run:
         if reason.label not in BY_SETTING:
             self.say_once(f"stays dense, {reason.label}: {reason.text}")
 
+    def note_precision(self, q: torch.Tensor) -> None:
+        """Takes note of the precision of a sparse call with q [B, H, N, D]; says once where it is not the one set."""
+        self.precision, reason = self._precision_for(q)
+        if reason is not None:
+            self.precision_reason = reason
+            self.say_once(reason)
+
+    def takes_more_bits(self, q: torch.Tensor) -> bool:
+        """Whether the call that just failed with this q will not run in the same precision again."""
+        return self.precision is not None and self._precision_for(q)[0] != self.precision
+
+    def _precision_for(self, q: torch.Tensor) -> tuple[str, str | None]:
+        backend, _ = backend_status(q.device, q.dtype, q.shape[3], self.settings.backend)
+        return nearest_precision(self.settings.precision, q.shape[3], q.device, q.dtype, backend)
+
     def count_sparse(self, stats: Sequence[AttentionStats], layer: int) -> None:
         """Counts a sparse call, its stats by elements of the batch or all in one."""
         self.record.count_sparse(self._step, stats, layer)
@@ -216,6 +235,7 @@ class Run:
         settings = asdict(self.settings)
         settings |= settings.pop("config") | {"dense_blocks": sorted(self.settings.dense_blocks)}
         told = {"kernel_failures": failures(), "inexact_dense": self.inexact}
+        told |= {"precision": self.precision, "precision_reason": self.precision_reason}
         report = {**self._labels(), "settings": settings, **self.record.report(), **told}
         return report | run_words(report)
 

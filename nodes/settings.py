@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from ..kernels import BACKENDS
+from ..kernels import BACKENDS, PRECISIONS
 from ..svg_core import METHODS, SVG2Config, SVGConfig
 
 DENSE_ATTENTION = ("previous", "host")
@@ -27,6 +27,7 @@ class Settings:
         backend: "auto", "triton" or "torch".
         dense_attention: who computes the video's self-attention where it stays dense: the "previous" override, if another
             node put one on the model, or the "host" alone.
+        precision: of the sparse calls' products, one of `PRECISIONS`; the nearest finer one runs where it cannot.
         verbose: log one line a sparse call, with its measured error.
         node_id: the node in the workflow, for messages to the page.
 
@@ -43,6 +44,7 @@ class Settings:
     backend: str = "auto"
     dense_attention: str = "previous"
     verbose: bool = False
+    precision: str = PRECISIONS[0]
     node_id: str | None = None
 
     def __post_init__(self):
@@ -53,6 +55,8 @@ class Settings:
             )
         if self.backend not in BACKENDS:
             raise ValueError(f"backend={self.backend!r}: must be one of {', '.join(BACKENDS)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
         if self.dense_attention not in DENSE_ATTENTION:
             raise ValueError(f"dense_attention={self.dense_attention!r}: must be one of {', '.join(DENSE_ATTENTION)}")
         if self.min_tokens < 0:

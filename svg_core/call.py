@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..kernels import PRECISIONS, backend_status, nearest_precision
@@ -59,10 +60,26 @@ class Call:
         head_dim = q.shape[3]
         if head_dim not in HEAD_DIMS:
             raise ValueError(f"head_dim {head_dim} must be one of {HEAD_DIMS}")
-        sm_scale = head_dim**-0.5 if sm_scale is None else sm_scale
         name, reason = backend_status(q.device, q.dtype, head_dim, backend)
         if reason is not None:
             raise RuntimeError(f"backend={backend!r} cannot run: {reason}. Or choose backend 'torch', which is slow")
-        precision, _ = nearest_precision(precision, head_dim, q.device, q.dtype, name)
-        more |= {"precision": precision, "quantised_bytes": extra_bytes(layout.tokens, head_dim, q.device, precision)}
-        return cls(config, layout, sm_scale, tile_rows(head_dim, q.device, q.dtype), name, **more)
+        call = cls.planned(config, layout, head_dim, q.device, q.dtype, backend=name, precision=precision, **more)
+        return call if sm_scale is None else replace(call, sm_scale=sm_scale)
+
+    @classmethod
+    def planned(
+        cls,
+        config: Config,
+        layout: VideoLayout,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.bfloat16,
+        *,
+        backend: str = "triton",
+        precision: str = PRECISIONS[0],
+        **more,
+    ) -> Call:
+        """A call with such q, k, v, to tell what it takes before there is one: whether the backend runs is not asked."""
+        precision, _ = nearest_precision(precision, head_dim, device, dtype, backend)
+        more |= {"precision": precision, "quantised_bytes": extra_bytes(layout.tokens, head_dim, device, precision)}
+        return cls(config, layout, head_dim**-0.5, tile_rows(head_dim, device, dtype), backend, **more)

@@ -21,6 +21,8 @@ REPORT = {
     "not_finite_calls": 0,
     "broken_calls": 0,
     "inexact_dense": None,
+    "precision": "16 bit",
+    "precision_reason": None,
     "kernel_failures": {},
 }
 NOTHING = {"sparse_calls": 0, "density": None, "error": None, "kept_fraction": None, "dense_heads": None, "work": 1.0}
