@@ -197,7 +197,7 @@ def write_best(file: Path, op: str, arch: str, head_dim: int, rows: list[dict]) 
     table = json.loads(file.read_text())
     entry = dict(table[op].get(arch, table[op]["default"]))
     knobs = {name: value for name, value in vars(TileConfig.parse(best)).items() if value}
-    needs = {name: value for name, value in (entry[str(head_dim)] or {}).items() if name == "min_triton"}
+    needs = {name: value for name, value in (entry.get(str(head_dim)) or {}).items() if name == "min_triton"}
     entry[str(head_dim)] = knobs | needs
     table[op][arch] = entry
     file.write_text(dumps(table))

@@ -100,21 +100,26 @@ def config_for(op: str, head_dim: int, arch: str, kind: str = SIXTEEN) -> TileCo
         kind: "16 bit", or what the entry's key has behind its head_dim: "float32", "int8" or "8 bit".
 
     Raises:
-        NoTileConfig: there is no Triton kernel for this combination, or none before the entry's "min_triton".
+        NoTileConfig: there is no Triton kernel for this combination, or none before the "min_triton" of its configs.
     """
     by_arch, key = table()[op], str(head_dim) if kind == SIXTEEN else f"{head_dim}-{kind}"
     entries = (by_arch.get(name, {}) for name in (ALIASES.get(arch, arch), arch[:4], "default"))
-    config = dict(next((entry[key] for entry in entries if key in entry), None) or {})
-    if not config or tuple(config.pop("min_triton", ())) > triton_version():
-        raise NoTileConfig(
-            f"{op} has no Triton kernel for {'' if kind == SIXTEEN else f'{kind}, '}head_dim {head_dim} on {arch}"
-        )
+    choices = next((entry[key] for entry in entries if key in entry), None) or []
+    choices = [choices] if isinstance(choices, dict) else choices
+    config = next((dict(choice) for choice in choices if tuple(choice.get("min_triton", ())) <= triton_version()), None)
+    if config is None:
+        named = f"head_dim {head_dim}" if kind == SIXTEEN else f"{kind}, head_dim {head_dim}"
+        raise NoTileConfig(f"{op} has no Triton kernel for {named} on {arch}")
+    config.pop("min_triton", None)
     return TileConfig(**config)
 
 
 @functools.cache
 def table() -> dict:
-    """The whole table: op -> architecture -> head_dim (and "-float32", "-int8", "-8 bit") -> knobs, or null where none fits."""
+    """The whole table: op -> architecture -> head_dim (and "-float32", "-int8", "-8 bit") -> knobs, or null where none fits.
+
+    Where there are several, the first one counts that this Triton can compile.
+    """
     return json.loads(TABLE.read_text())
 
 

@@ -73,7 +73,7 @@ class _HeadQuantised:
     def weighted(self, probs: Tensor, values: Tensor) -> Tensor:
         """probs [rows, n] with quantised values [n, D] -> [rows, D]."""
         weights = probs
-        if self.v8.dtype == torch.float8_e4m3fn:
+        if self.v8.dtype == torch.float8_e4m3fn and len(values):
             unit = probs.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST[self.v8.dtype]
             weights = (probs / unit).clamp(max=LARGEST[self.v8.dtype]).to(self.v8.dtype).float() * unit
         elif self.v8.dtype == torch.float16:

@@ -72,7 +72,9 @@ def poisoned(monkeypatch):
             tensor = make(*args, **kwargs)
             if tensor.is_floating_point():
                 return tensor.fill_(float("nan"))
-            return tensor.fill_(True if tensor.dtype in (torch.bool, torch.uint8) else -(1 << 30))
+            if tensor.dtype in (torch.bool, torch.uint8):
+                return tensor.fill_(True)
+            return tensor.fill_(max(-(1 << 30), torch.iinfo(tensor.dtype).min))
 
         return made
 

@@ -12,6 +12,9 @@ from masks import plan_mask
 from precision import product_eps
 from sparse_videogen.kernels.gather_attention import gather_attention, tile_rows
 from sparse_videogen.kernels.plan import SECOND_ORDER_CAP, Plan, Tail
+from sparse_videogen.kernels.precision import PRECISIONS
+from sparse_videogen.kernels.quantise import quantise
+from sparse_videogen.kernels.quantise.reference import rounded_rows
 from sparse_videogen.kernels.tile_configs import tile_config
 
 # B, H, N, C, D, share of the clusters that a tile reads
@@ -58,10 +61,14 @@ def make(b, h, n, c, d, share, device, dtype=torch.float32, order=0):
     return *(x.to(device) for x in (q, k, v)), plan
 
 
-def exact(q, k, v, plan, sm_scale):
-    """float64 result [B, H, N, D] and logsumexp [B, H, N], as the contract says, of all keys and clusters at once."""
+def exact(q, k, v, plan, sm_scale, logits=None):
+    """float64 result [B, H, N, D] and logsumexp [B, H, N], as the contract says, of all keys and clusters at once.
+
+    With `logits` [B, H, N, N] these are the keys'.
+    """
     (q, k, v), n, tail = (x.double() for x in (q, k, v)), q.shape[2], plan.tail
-    logits = (sm_scale * q @ k.mT).masked_fill(~plan_mask([plan], n), -math.inf)
+    logits = sm_scale * q @ k.mT if logits is None else logits
+    logits = logits.masked_fill(~plan_mask([plan], n), -math.inf)
     if tail is not None:
         more = sm_scale * q @ tail.k_mean.double().mT + tail.log_size.double().unsqueeze(2)
         if tail.k_variance is not None:
@@ -75,11 +82,11 @@ def exact(q, k, v, plan, sm_scale):
     return logits.softmax(-1) @ v, logits.logsumexp(-1)
 
 
-def assert_exact(q, k, v, plan, backend, with_lse):
+def assert_exact(q, k, v, plan, backend, with_lse, precision="16 bit"):
     """At most twice torch's own error of dense attention in this dtype, and 4 roundings at the size of the values."""
     sm_scale, eps = q.shape[3] ** -0.5, product_eps(q.dtype, backend, q.device)
     lse = torch.full(q.shape[:3], float("nan"), device=q.device) if with_lse else None
-    out = gather_attention(q, k, v, plan, sm_scale=sm_scale, lse=lse, backend=backend)
+    out = gather_attention(q, k, v, plan, sm_scale=sm_scale, lse=lse, backend=backend, precision=precision)
     expected, expected_lse = exact(q, k, v, plan, sm_scale)
     dense = F.scaled_dot_product_attention(q, k, v).double()
     torch_error = (dense - F.scaled_dot_product_attention(q.double(), k.double(), v.double())).abs().max()
@@ -90,17 +97,86 @@ def assert_exact(q, k, v, plan, backend, with_lse):
         torch.testing.assert_close(lse.double(), expected_lse, atol=1e-5 if exact_products else 4e-3, rtol=1e-5)
 
 
+def quantised_exact(q, k, v, plan, sm_scale, values):
+    """As `exact`, where queries, keys and values are what they are in few bits, and nothing else is rounded."""
+    made = quantise(q, k, v, sm_scale=sm_scale, values=values)
+    balance, q_mean, k_mean, v_scale, v_mean = (
+        getattr(made, name).double().unsqueeze(2) for name in ("balance", "q_mean", "k_mean", "v_scale", "v_mean")
+    )
+    steps, scale = rounded_rows((q.float() - made.q_mean.unsqueeze(2)) * made.balance.unsqueeze(2))
+    keys = made.k8.double() * made.k_terms[..., :1].double()
+    logits = (steps.double() * scale.double().unsqueeze(-1)) @ keys.mT
+    logits += q_mean @ (k.double() - k_mean).mT + q.double() @ k_mean.mT
+    return *exact(q, k, made.v8.double() * v_scale + v_mean, plan, sm_scale, sm_scale * logits), made
+
+
+def set_values(monkeypatch, precision, values):
+    """Both the contract and the kernel take this dtype for the values in few bits."""
+    for name in ("", ".triton_kernel"):
+        module = pytest.importorskip(f"sparse_videogen.kernels.gather_attention{name}")
+
+        def with_values(*args, own=module.tile_config, **more):
+            found = own(*args, **more)
+            return replace(found, values=values) if precision in (*args, *more.values()) else found
+
+        monkeypatch.setattr(module, "tile_config", with_values)
+
+
 def configure(monkeypatch, head_dim, device, **knobs):
     """Triton's config for float16 is the table's but for these knobs."""
     kernel = pytest.importorskip("sparse_videogen.kernels.gather_attention.triton_kernel")
     config = replace(tile_config("gather_attention", head_dim, device, torch.float16), **knobs)
-    monkeypatch.setattr(kernel, "tile_config", lambda *_: config)
+    own = kernel.tile_config
+    monkeypatch.setattr(kernel, "tile_config", lambda *args, **few: own(*args, **few) if few else config)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids=["no-tail", "zero-order", "second-order"])
 @pytest.mark.parametrize("b, h, n, c, d, share", SHAPES)
 def test_matches_float64(b, h, n, c, d, share, product_dtype, order, backend, device, poisoned):
     assert_exact(*make(b, h, n, c, d, share, device, product_dtype, order), backend, with_lse=True)
+
+
+@pytest.mark.parametrize("values", [None, "float16", "float8_e4m3fn"], ids=str)
+@pytest.mark.parametrize("order", [0, 1, 2], ids=["no-tail", "zero-order", "second-order"])
+@pytest.mark.parametrize("b, h, n, c, d, share", SHAPES)
+def test_few_bits_are_all_that_is_lost(b, h, n, c, d, share, order, values, backend, device, monkeypatch, poisoned):
+    """Beside what quantising does to queries, keys and values, only the weights are rounded, and sums where they are short."""
+    q, k, v, plan = make(b, h, n, c, d, share, device, torch.float16, order)
+    precision = "8 bit" if values == "float8_e4m3fn" else "int8"
+    set_values(monkeypatch, precision, values)
+    q, k, v, sm_scale = 1.5 * q + 0.5, k - 1, v + 0.5, d**-0.5
+    lse = torch.full(q.shape[:3], float("nan"), device=device)
+    out = gather_attention(q, k, v, plan, sm_scale=sm_scale, lse=lse, backend=backend, precision=precision)
+    expected, expected_lse, made = quantised_exact(q, k, v, plan, sm_scale, values and getattr(torch, values))
+    torch.testing.assert_close(lse.double(), expected_lse, atol=4e-3, rtol=1e-5)
+    error, spread = (out.double() - expected).abs(), v.float().std(dim=2).amax().item()
+    eps, largest = torch.finfo(torch.float16).eps, v.double().abs().max()
+    # Each weight by half a step of e4m3 at most: together far less, except where a row has few keys.
+    few = 2**-4 * (made.v8.double().abs().amax(2) * made.v_scale).amax() if values == "float8_e4m3fn" else 0.0
+    assert error.max() <= few + 8 * eps * largest
+    assert values != "float8_e4m3fn" or error.square().mean().sqrt() <= 0.02 * spread
+
+
+@pytest.mark.parametrize("precision", ["int8", "8 bit"])
+def test_few_bits_in_any_memory_order(precision, view, backend, device):
+    q, k, v, plan = make(2, 3, 111, 9, 64, 0.4, device, torch.float16, 2)
+    call = {"sm_scale": 0.125, "backend": backend, "precision": precision}
+    expected = gather_attention(q, k, v, plan, **call)
+    out = view(torch.full_like(q, float("nan")))
+    assert gather_attention(view(q), view(k), view(v), plan, **call, out=out) is out
+    torch.testing.assert_close(out, expected, atol=2e-3, rtol=0)  # sums for the means may differ in their order
+
+
+@pytest.mark.parametrize("precision", ["int8", "8 bit"])
+def test_few_bits_of_what_is_no_number_or_far_too_large(precision, backend, device):
+    q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
+    call = {"sm_scale": 0.125, "backend": backend, "precision": precision}
+    assert gather_attention(200 * q, 200 * k, 1000 * v, plan, **call).isfinite().all()
+    assert gather_attention(0 * q, 0 * k, 0 * v, replace(plan, tail=None), **call).abs().max() == 0
+    k[0, 0, plan.key_index[plan.key_start[0, 0]]] = float("nan")
+    out = gather_attention(q, k, v, plan, **call)
+    rows = plan.query_index[0, 0][plan.query_index[0, 0] >= 0]
+    assert not out[0, 0, rows].isfinite().all(-1).any() and out[0, 1].isfinite().all()
 
 
 @pytest.mark.parametrize("order", [1, 2], ids=["zero-order", "second-order"])
@@ -113,14 +189,15 @@ def test_any_config_gives_the_same(b, h, n, c, d, share, knobs, order, device, m
         assert_exact(*make(b, h, n, c, d, share, device, torch.float16, order), "triton", with_lse)
 
 
-def test_a_tile_may_read_nothing_but_its_tail(backend, device, monkeypatch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_tile_may_read_nothing_but_its_tail(precision, backend, device, monkeypatch):
     """As where the lists come first and the tail after them: the first pass has nothing to divide by."""
     q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
     nothing = replace(plan.tail, cluster_mask=torch.zeros_like(plan.tail.cluster_mask))
     plan = replace(plan, key_count=torch.zeros_like(plan.key_count), tail=nothing)
     if backend == "triton":
         configure(monkeypatch, 64, device, tail_apart=True)
-    assert_exact(q, k, v, plan, backend, with_lse=False)
+    assert_exact(q, k, v, plan, backend, with_lse=False, precision=precision)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one launch", "apart"])
