@@ -116,7 +116,7 @@ ATTENTION = {
         x="q k v out k_mean k_variance v_mean",
         i32="list_of_head query_index key_index key_count",
         i64="key_start k_terms",
-        fp32="lse log_size balance q_mean keys_mean v_scale values_mean",
+        fp32="lse log_size channels",
         u8="cluster_mask",
     ),
 }
@@ -138,7 +138,8 @@ CASES = (
     Case(
         "quantise",
         "_quantise_kernel",
-        pointers(x="k", fp32="k_mean q_part inverse k_terms", i8="k8"),
+        pointers(x="k", fp32="channels k_terms", i8="k8"),
+        floats=("qk_scale",),
         matrix=False,
         precision="int8",
     ),
@@ -146,7 +147,7 @@ CASES = (
         Case(
             "quantise",
             "_quantise_values_kernel",
-            pointers(x="v", fp32="v_mean inverse", **{values: "v8"}),
+            pointers(x="v", fp32="channels", **{values: "v8"}),
             floats=("largest",),
             matrix=False,
             precision=precision,

@@ -22,12 +22,14 @@ class Gpu:
         arch: in the table of tile configs.
         device: a part of the name that the driver gives it.
         sms, ghz: multiprocessors, and their clock under such a load.
-        matrix: operations of 16-bit matrix products with float32 sums, a cycle (a multiply-add is two).
+        matrix: operations of matrix products a cycle (a multiply-add is two), by what is multiplied: "16 bit" with float32
+            sums, "float16" with sums in float16, "int8", and "float8_e4m3fn" with float32 sums, where it has them.
         lanes: of float32 and of integer and comparing instructions.
         threads: that it holds at a time.
         shared_bytes: shared memory.
         l2_gbs, memory_gbs: what all can read from the L2 cache and from memory, GB/s.
         dense_tflops: of the best dense attention, head_dim 128, and whose.
+        sage_tflops: that SageAttention's authors report at head_dim 128, and of which version; None where they report none.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Gpu:
     device: str
     sms: int
     ghz: float
-    matrix: int
+    matrix: dict[str, int]
     lanes: tuple[int, int]
     threads: int
     shared_bytes: int
@@ -43,16 +45,93 @@ class Gpu:
     memory_gbs: float
     dense_tflops: float
     dense: str
+    sage_tflops: float | None = None
+    sage: str = ""
 
     def ms(self, cycles: float) -> float:
         return cycles / self.ghz / 1e6
 
 
+def _rates(sixteen: int, float16: int, int8: int, fp8: int | None = None) -> dict[str, int]:
+    return {"16 bit": sixteen, "float16": float16, "int8": int8} | ({"float8_e4m3fn": fp8} if fp8 else {})
+
+
 GPUS = (
-    Gpu("A100 SXM", "8.0", "A100", 108, 1.41, 2048, (64, 64), 2048, 164 << 10, 4400, 2039, 200, "FlashAttention 2"),
-    Gpu("H100 SXM", "9.0", "H100", 132, 1.70, 4096, (128, 64), 2048, 228 << 10, 5500, 3350, 621, "FlashAttention 3"),
-    Gpu("RTX 4090", "8.9", "4090", 128, 2.52, 512, (128, 64), 1536, 100 << 10, 5000, 1008, 150, "FlashAttention 2"),
-    Gpu("RTX 5090", "12.0", "5090", 170, 2.41, 512, (128, 128), 1536, 100 << 10, 7000, 1792, 200, "FlashAttention 2"),
+    Gpu(
+        "A100 SXM",
+        "8.0",
+        "A100",
+        108,
+        1.41,
+        _rates(2048, 2048, 4096),
+        (64, 64),
+        2048,
+        164 << 10,
+        4400,
+        2039,
+        200,
+        "FlashAttention 2",
+    ),
+    Gpu(
+        "H100 SXM",
+        "9.0",
+        "H100",
+        132,
+        1.70,
+        _rates(4096, 4096, 8192, 8192),
+        (128, 64),
+        2048,
+        228 << 10,
+        5500,
+        3350,
+        621,
+        "FlashAttention 3",
+    ),
+    Gpu(
+        "RTX 3090",
+        "8.6",
+        "3090",
+        82,
+        1.70,
+        _rates(512, 1024, 2048),
+        (128, 64),
+        1536,
+        100 << 10,
+        2500,
+        936,
+        65,
+        "FlashAttention 2",
+    ),
+    Gpu(
+        "RTX 4090",
+        "8.9",
+        "4090",
+        128,
+        2.52,
+        _rates(512, 1024, 2048, 1024),
+        (128, 64),
+        1536,
+        100 << 10,
+        5000,
+        1008,
+        150,
+        "FlashAttention 2",
+    ),
+    Gpu(
+        "RTX 5090",
+        "12.0",
+        "5090",
+        170,
+        2.41,
+        _rates(512, 1024, 2048, 1024),
+        (128, 128),
+        1536,
+        100 << 10,
+        7000,
+        1792,
+        200,
+        "FlashAttention 2",
+    ),
 )
 
 
@@ -82,8 +161,11 @@ class Loop:
         return unit if self.busy[unit] >= self.cycles / self.resident else "one turn after the other"
 
 
-def loop_of(row: dict, number: int, gpu: Gpu, flops: float, l2_bytes: float) -> Loop:
-    """A loop of a compiled kernel, whose turn computes `flops` on the matrix units and reads `l2_bytes`."""
+def loop_of(row: dict, number: int, gpu: Gpu, flops: float, l2_bytes: float, kinds: tuple[str, ...] = ("16 bit",)) -> Loop:
+    """A loop of a compiled kernel, whose turn computes `flops` on the matrix units and reads `l2_bytes`.
+
+    Its products are of these kinds, each of as much.
+    """
     tile, turn = TileConfig.parse(row["config"]), row["loops"][number]
     count, warps = turn["by_class"], tile.num_warps
     registers = -(-row["registers"] // 8) * 8
@@ -94,7 +176,8 @@ def loop_of(row: dict, number: int, gpu: Gpu, flops: float, l2_bytes: float) -> 
         "integers and comparisons": count.get("alu", 0) * warps * 32 / gpu.lanes[1],
         "multiply-adds": count.get("fma", 0) * warps * 32 / gpu.lanes[0],
     }
-    matrix, l2 = flops / gpu.matrix, l2_bytes / (gpu.l2_gbs / gpu.ghz / gpu.sms)
+    matrix = sum(flops / len(kinds) / gpu.matrix[kind] for kind in kinds)
+    l2 = l2_bytes / (gpu.l2_gbs / gpu.ghz / gpu.sms)
     cycles = max(matrix + max(vector.values()) + TURN_CYCLES + (0 if row["prefetch"] else EXPOSED_CYCLES), l2)
     return Loop(cycles, {**vector, "matrix units": matrix, "L2 reads": l2}, max(1, min(fits)))
 

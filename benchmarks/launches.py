@@ -16,6 +16,7 @@ import torch
 from calls import call_options, methods
 from measure import parse_arguments, run
 from shapes import Shape
+from sparse_videogen.kernels import PRECISIONS
 from sparse_videogen.svg_core import sparse_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -76,7 +77,7 @@ def _storage(x: torch.Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
-def count(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> Counts:
+def count(shape: Shape, config, batch: int = 1, conditionings: int = 1, precision: str = PRECISIONS[0]) -> Counts:
     """Of a bf16 call with its error measured; `peak` is without its output. The batch has so many conditionings of a video."""
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -90,7 +91,7 @@ def count(shape: Shape, config, batch: int = 1, conditionings: int = 1) -> Count
     with patch.object(InterpretedFunction, "__getitem__", launcher), counts:
         for _ in range(2):  # a run's first call makes what the others find
             counts.restart()
-            sparse_attention(q, k, v, **options, measure_error=True, backend="triton")
+            sparse_attention(q, k, v, **options, measure_error=True, backend="triton", precision=precision)
     counts.peak -= q.numel() * q.element_size()
     return counts
 

@@ -19,7 +19,7 @@ from sparse_videogen.svg_core import VideoLayout, audit, call
 
 ON_CPU = {"shapes": CPU_SHAPES, "densities": (0.25,), "repeats": 3}
 ON_GPU = {"shapes": GPU_SHAPES, "densities": DENSITIES, "repeats": 10}
-WIDE = ("provider", "part", "config", "variant")
+WIDE = ("provider", "part", "config", "variant", "content")
 
 
 def parse_arguments(description: str, defaults: dict | None = None, **more: dict) -> argparse.Namespace:

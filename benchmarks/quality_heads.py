@@ -5,13 +5,17 @@ steers each head to an error, the last of five.
 
 Synthetic q, k, v (tests/harness/scene.py); each head's logits are scaled until the smallest share of keys that holds 95 % of
 its attention is that of a quantile of the model's heads, from benchmarks/data/attention_density.
+
+--precisions asks instead what products in few bits add, on these heads and on such as are hard for them.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,13 +24,15 @@ from measure import Rows, use_tiles  # loads the pack, puts demo/ and tests/harn
 # isort: split
 from baselines import Blocks, RandomClusters
 from render import PUBLISHED
-from scene import video_qkv
+from scene import hard_for_few_bits, video_qkv
+from sparse_videogen.kernels import PRECISIONS
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
 from sparse_videogen.svg_core.sampling import stratified
 from torch import Tensor
 
 DATA = Path(__file__).with_name("data") / "attention_density"
 COLUMNS = ("provider", "setting", "density", "computed", "error", "error_max")
+COLUMNS_OF_PRECISIONS = ("content", "precision", "density", "error", "added", "added_max")
 HELD, ROWS = 0.95, 64
 TILE = (128, 64)
 SVG2 = SVG2Config(q_clusters=64, k_clusters=216, min_keep=0.02)
@@ -98,6 +104,20 @@ def concentrated(q: Tensor, k: Tensor, wanted: list[float]) -> tuple[Tensor, lis
     return q * torch.tensor(scales).view(1, -1, 1, 1), reached
 
 
+def precisions(q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout) -> Iterator[dict]:
+    """A row a content, density and precision of SVG2: the error, and what was added to the same plan's in 16 bit."""
+    for (content, given), density in product(hard_for_few_bits(q, k, v).items(), (0.15, 0.3)):
+        sixteen = None
+        for precision in PRECISIONS:
+            call = {"config": replace(SVG2, density=density), "layout": layout, "precision": precision}
+            out, stats = sparse_attention(*given, **call, measure_error=True)
+            sixteen = out.float() if sixteen is None else sixteen
+            added = (out.float() - sixteen).norm(dim=(-2, -1)) / sixteen.norm(dim=(-2, -1))
+            row = {"provider": "svg2", "content": content, "precision": precision, "finite": bool(out.isfinite().all())}
+            row |= {name: getattr(stats, name).mean().item() for name in ("density", "error")}
+            yield row | {"added": added.mean().item(), "added_max": added.max().item(), "added_by_head": added[0].tolist()}
+
+
 def main() -> None:
     """A row a method and setting: means over heads, and each head's own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,6 +125,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--grid", type=int, nargs=3, default=(16, 32, 32), help="frames, height, width in tokens")
     parser.add_argument("--providers", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--precisions", action="store_true", help="vary the products' precision")
     parser.add_argument("--json", type=Path, default=None, help="file to append one JSON line a row to")
     arguments = parser.parse_args()
     wanted, layout = targets(arguments.model, arguments.heads), VideoLayout(*arguments.grid)
@@ -112,8 +133,13 @@ def main() -> None:
     q, k, v = video_qkv(*arguments.grid, heads=arguments.heads, head_dim=128)
     q, reached = concentrated(q, k, wanted)
     print("density of the heads:", ", ".join(f"{density:.4f}" for density in reached))
-    table = Rows(COLUMNS, arguments.json, "cpu")
-    common = {"op": "quality-heads", "shape": arguments.model, "tokens": layout.tokens, "head_density": reached}
+    table = Rows(COLUMNS_OF_PRECISIONS if arguments.precisions else COLUMNS, arguments.json, "cpu")
+    common = {"shape": arguments.model, "tokens": layout.tokens, "head_density": reached}
+    if arguments.precisions:
+        for row in precisions(q, k, v, layout):
+            table.add({"op": "heads-precision", **common, **row})
+        return
+    common["op"] = "quality-heads"
     for provider in arguments.providers:
         for setting, config in METHODS[provider].items():
             state = SparseState()

@@ -11,6 +11,7 @@ conditioning's half of it, beside one dense attention.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -20,7 +21,9 @@ from gpus import GPUS, PROGRAM_CYCLES, Gpu, Loop, loop_of, makespan
 from measure import inputs, layout_of, use_tiles
 from report import RESULTS, read, table
 from shapes import CONDITIONINGS, SHAPES, Shape
-from sparse_videogen.kernels.tile_configs import TileConfig, config_for
+from sparse_videogen.kernels import PRECISIONS
+from sparse_videogen.kernels.quantise import quantised_bytes
+from sparse_videogen.kernels.tile_configs import NoTileConfig, TileConfig, config_for
 from sparse_videogen.svg_core import WORKSPACE_BYTES, Call, SVG2Config, SVGConfig
 from sparse_videogen.svg_core.svg2 import list_bytes
 
@@ -43,6 +46,44 @@ class Part:
     limit: str
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """The executor's tile configs in one precision.
+
+    Attributes:
+        lists, tail: of the pass over the lists, and of the tail, which is in 16 bit.
+        few: whether the lists' products are in few bits.
+    """
+
+    lists: TileConfig
+    tail: TileConfig
+    few: bool = False
+
+    @classmethod
+    def of(cls, head_dim: int, arch: str, precision: str) -> Tiles:
+        """The table's.
+
+        Raises:
+            NoTileConfig: no kernel has this precision there.
+        """
+        own = config_for("gather_attention", head_dim, arch)
+        return cls(config_for("gather_attention", head_dim, arch, precision), own, precision != PRECISIONS[0])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of the products, as `Gpu.matrix` names them: of queries with keys, of weights with values."""
+        return ("int8" if self.few else "16 bit", self.lists.values or "16 bit")
+
+    @property
+    def values_bytes(self) -> int:
+        """Of one number."""
+        return self.lists.values_dtype.itemsize if self.lists.values else 2
+
+    def key_bytes(self, head_dim: int) -> int:
+        """Of a key and its value."""
+        return head_dim * ((1 if self.few else 2) + self.values_bytes) + (8 if self.few else 0)
+
+
 @cache
 def compiled(kernel: str, arch: str, head_dim: int, config: str, variant: str) -> dict:
     """The row of a kernel in the results of compile_kernels.py.
@@ -57,12 +98,13 @@ def compiled(kernel: str, arch: str, head_dim: int, config: str, variant: str) -
     raise LookupError(f"results/compiled.jsonl has no {wanted}: add it with compile_kernels.py --configs {config}")
 
 
-def attention(gpu: Gpu, shape: Shape, config: TileConfig, lists: list[list[int]], clusters: int, together: int) -> list[Part]:
+def attention(gpu: Gpu, shape: Shape, tiles: Tiles, lists: list[list[int]], clusters: int, together: int) -> list[Part]:
     """The executor's parts, over the lists of each head [heads][tiles], `together` heads a launch; a tail if `clusters`."""
-    d, row_of = shape.head_dim, partial(compiled, "gather_attention", gpu.arch, shape.head_dim, str(config))
-    order = 2 if clusters else 0
-    apart = order and config.tail_apart
-    keys = row_of("TAIL=0 KEYS WITH_LSE" if apart else f"TAIL={order} KEYS")
+    d, row_of = shape.head_dim, partial(compiled, "gather_attention", gpu.arch, shape.head_dim)
+    order, config, own = 2 if clusters else 0, tiles.lists, tiles.tail
+    apart = order and (own.tail_apart or tiles.few)
+    few = " QUANTISED" if tiles.few else ""
+    keys = row_of(str(config), f"TAIL=0 KEYS{few} WITH_LSE" if apart else f"TAIL={order} KEYS{few}")
     flops = 4 * config.block_m * d
 
     def part(name: str, loop: Loop, turns: list[list[int]], start: float) -> Part:
@@ -75,16 +117,25 @@ def attention(gpu: Gpu, shape: Shape, config: TileConfig, lists: list[list[int]]
         limit = f"{loop.limit}, {loop.resident} a multiprocessor; {1 - ideal / cycles:.0%} starts, ends and waits"
         return Part(name, gpu.ms(cycles), limit)
 
-    loop = loop_of(keys, 0, gpu, flops * config.block_n, 4 * d * config.block_n)
+    loop = loop_of(keys, 0, gpu, flops * config.block_n, tiles.key_bytes(d) * config.block_n, tiles.kinds)
     made = [part("attention", loop, [[-(-keys // config.block_n) for keys in head] for head in lists], PROGRAM_CYCLES)]
     if order:
-        row = row_of("TAIL=2 RESUME") if apart else keys
-        loop = loop_of(row, -1, gpu, 1.5 * flops * config.tail_block_n, 6 * d * config.tail_block_n)
-        turns = [[-(-clusters // config.tail_block_n)] * len(head) for head in lists]
+        row = row_of(str(own), "TAIL=2 RESUME") if apart else keys
+        loop = loop_of(row, -1, gpu, 1.5 * flops * own.tail_block_n, 6 * d * own.tail_block_n)
+        turns = [[-(-clusters // own.tail_block_n)] * len(head) for head in lists]
         made.append(part("tail", loop, turns, PROGRAM_CYCLES if apart else 0))
     if apart:
         made.append(moved(gpu, "tail", 2 * 2 * shape.heads * shape.tokens * d, "out written and read once more"))
     return made
+
+
+def quantising(gpu: Gpu, shape: Shape, tiles: Tiles) -> list[Part]:
+    """Queries and keys read for their means and sizes, keys once more and written; values likewise if they are."""
+    if not tiles.few:
+        return []
+    values = 3 * 2 + tiles.values_bytes if tiles.lists.values else 0
+    size = shape.heads * shape.tokens * (shape.head_dim * (2 + 2 + 2 + 1 + values) + 8)
+    return [moved(gpu, "quantise", size, "q and k read, k and v in few bits written")]
 
 
 def moved(gpu: Gpu, name: str, size: float, what: str) -> Part:
@@ -92,12 +143,13 @@ def moved(gpu: Gpu, name: str, size: float, what: str) -> Part:
     return Part(name, size / gpu.memory_gbs / 1e6, f"memory: {what}")
 
 
-def launched(shape: Shape, config: SVGConfig | SVG2Config) -> Part:
+@cache
+def launched(shape: Shape, config: SVGConfig | SVG2Config, precision: str) -> Part:
     """What waits for its turn."""
     from launches import count  # puts Triton into its interpreter
 
     together = sharing(config)
-    counts = count(shape, config, together, together)
+    counts = count(shape, config, together, together, precision)
     started = counts.torch.total() + counts.triton.total()
     return Part("launches", LAUNCH_MS * started / together, f"{started} operations of {together}")
 
@@ -156,17 +208,19 @@ def plan_lists(shape: Shape, config: SVGConfig | SVG2Config, block_m: int) -> li
     return video.key_count[video.list_of_head.flatten().long()].tolist()
 
 
-def call(gpu: Gpu, shape: Shape, config: SVGConfig | SVG2Config, tile: TileConfig, lists: list[list[int]]) -> list[Part]:
+def call(gpu: Gpu, shape: Shape, config: SVGConfig | SVG2Config, tiles: Tiles, lists: list[list[int]]) -> list[Part]:
     """All parts of one call but its launches."""
-    heads = [lists[head % len(lists)] for head in range(shape.heads)]
+    heads, few = [lists[head % len(lists)] for head in range(shape.heads)], quantising(gpu, shape, tiles)
+    held = quantised_bytes(shape.tokens, shape.head_dim, tiles.lists.values_dtype) if tiles.few else 0
     if isinstance(config, SVGConfig):
         read_bytes = 2 * 4 * shape.heads * shape.tokens * shape.head_dim
         profiling = moved(gpu, "profiling", read_bytes, "k and v for each pattern")
-        return [profiling, *attention(gpu, shape, tile, heads, 0, shape.heads)]
-    planned_call = Call(config, layout_of(shape), shape.head_dim**-0.5, tile.block_m, "triton")
-    together = max(1, WORKSPACE_BYTES // list_bytes(planned_call))
-    made = planning(gpu, shape, config, lists, tile.block_m)
-    return [*made, *attention(gpu, shape, tile, heads, shape.k_clusters, together)]
+        together = WORKSPACE_BYTES // held if held else shape.heads
+        return [profiling, *few, *attention(gpu, shape, tiles, heads, 0, together)]
+    planned_call = Call(config, layout_of(shape), shape.head_dim**-0.5, tiles.lists.block_m, "triton")
+    together = max(1, WORKSPACE_BYTES // (list_bytes(planned_call) + sharing(config) * held))
+    made = planning(gpu, shape, config, lists, tiles.lists.block_m)
+    return [*made, *few, *attention(gpu, shape, tiles, heads, shape.k_clusters, together)]
 
 
 def measured(rows: list[dict], gpu: Gpu, shape: str, method: str, density: float) -> dict[str, float]:
@@ -207,23 +261,50 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument("--methods", nargs="+", choices=("svg", "svg2"), default=("svg", "svg2"))
     parser.add_argument("--gpus", nargs="+", choices=[gpu.device for gpu in GPUS], default=[gpu.device for gpu in GPUS])
-    parser.add_argument("--configs", nargs="+", help="gather_attention's tile configs in place of the table's")
+    parser.add_argument("--configs", nargs="+", help="gather_attention's tile configs in place of the table's, in 16 bit")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS[:1])
     arguments = parser.parse_args()
     shape, rows = SHAPES[arguments.shape], read(RESULTS)
     flops = 4 * shape.heads * shape.tokens**2 * shape.head_dim
     svg2 = svg2_config(shape, arguments.density)
     configs = {"svg": SVGConfig(sparsity=1 - arguments.density), "svg2": svg2}
+    summary = []
     for method in arguments.methods:
-        launches, plan = launched(shape, configs[method]), cache(partial(plan_lists, shape, configs[method]))
+        plan = cache(partial(plan_lists, shape, configs[method]))
         for gpu in (gpu for gpu in GPUS if gpu.device in arguments.gpus):
-            names = arguments.configs or [str(config_for("gather_attention", shape.head_dim, gpu.arch))]
-            for tile in map(TileConfig.parse, names):
-                lists = plan(tile.block_m)
+            for precision, tiles in _tiles(arguments, gpu, shape):
+                lists = plan(tiles.lists.block_m)
                 density = sum(map(sum, lists)) / len(lists) / len(lists[0]) / shape.tokens
-                parts = [launches, *call(gpu, shape, configs[method], tile, lists)]
-                title = f"{method} at density {density:.2f}, {arguments.shape}, {gpu.name}, {tile}: predicted"
-                known = measured(rows, gpu, arguments.shape, method, density)
+                parts = [launched(shape, configs[method], precision), *call(gpu, shape, configs[method], tiles, lists)]
+                title = (
+                    f"{method} at density {density:.2f}, {arguments.shape}, {gpu.name}, {tiles.lists}, {precision}: predicted"
+                )
+                known = measured(rows, gpu, arguments.shape, method, density) if precision == PRECISIONS[0] else {}
                 print("\n".join(lines_of(title, parts, flops, density, gpu, known)))
+                summary.append(compared(f"{method}, {precision}", gpu, sum(part.ms for part in parts), flops, density))
+    header = "GPU | call | density | ms | over dense | over SageAttention | dense TFLOP/s that would take as long"
+    print("\n".join(table("Calls", header, "gpu call density:.2f ms:.0f dense:.1f sage rate:.0f", summary)))
+
+
+def _tiles(arguments: argparse.Namespace, gpu: Gpu, shape: Shape) -> Iterator[tuple[str, Tiles]]:
+    """Precisions that this GPU has, with their tiles; or the configs asked for."""
+    if arguments.configs:
+        yield from ((PRECISIONS[0], Tiles(tile, tile)) for tile in map(TileConfig.parse, arguments.configs))
+        return
+    for precision in arguments.precisions:
+        try:
+            yield precision, Tiles.of(shape.head_dim, gpu.arch, precision)
+        except NoTileConfig:
+            print(f"{gpu.name} has no {precision}\n")
+
+
+def compared(name: str, gpu: Gpu, ms: float, flops: float, density: float) -> dict:
+    """A call beside dense attention, and beside SageAttention where its authors say how fast it is."""
+    dense_ms, sage = flops / gpu.dense_tflops / 1e9, "-"
+    if gpu.sage_tflops:
+        sage = f"{flops / gpu.sage_tflops / 1e9 / ms:.1f}"
+    row = {"gpu": gpu.name, "call": name, "density": density, "ms": ms, "dense": dense_ms / ms, "sage": sage}
+    return row | {"rate": flops / ms / 1e9}
 
 
 if __name__ == "__main__":

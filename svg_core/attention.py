@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..kernels import PRECISIONS
-from ..kernels.gather_attention import gather_attention
+from ..kernels.gather_attention import gather_attention, values_dtype
+from ..kernels.quantise import measure_channels
 from .audit import audit
 from .call import WORKSPACE_BYTES, Call
 from .config import Config
@@ -80,9 +81,11 @@ def sparse_attention(
     with _without_autocast(q.device):
         planned = plans(q, k, v, call, state, key)
         for queries in planned:
-            precision = call.precision if queries is planned[-1] else PRECISIONS[0]  # the text's few rows would not pay for it
+            few = queries is planned[-1] and call.precision != PRECISIONS[0]  # the text's few rows would not pay for it
+            channels = measure_channels(q, k, v, values_dtype(q, call.precision)) if few else None
             for where, plan in queries.parts:  # (batch slice, heads slice), lists; after the last the state is brought forward
-                given = {"sm_scale": call.sm_scale, "out": out[where], "backend": call.backend, "precision": precision}
+                given = {"sm_scale": call.sm_scale, "out": out[where], "backend": call.backend}
+                given |= {"precision": call.precision, "channels": channels.of(where)} if few else {}
                 gather_attention(*(x[where] for x in (q, k, v)), plan, **given)
                 del plan  # its lists make room for the next heads'
         learn = planned[-1].learn

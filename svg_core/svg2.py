@@ -209,6 +209,8 @@ def v_moments(v: Tensor, clusters: Clusters, call: Call) -> Centroids:
 def tail_terms(v_centroids: Centroids, clusters: Clusters, dtype: torch.dtype, tail: str) -> tuple[Tensor | None, ...]:
     """k_mean, k_variance, v_mean and log_size of `Tail`, the first three in q's dtype."""
     mean, cluster_sizes, variance = clusters.key_centroids
+    if tail == "second_order" and dtype == torch.float16:  # which ends at 65504, so at keys that spread by 256
+        variance = variance.clamp(max=torch.finfo(dtype).max)
     variance = variance.to(dtype) if tail == "second_order" else None
     return mean.to(dtype), variance, v_centroids.mean.to(dtype), cluster_sizes.float().log()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backend import run
 from ..plan import Plan
-from ..quantise import quantise, quantised_bytes
+from ..quantise import Channels, measure_channels, quantise, quantised_bytes
 from ..tile_configs import SIXTEEN, NoTileConfig, tile_config
 
 HEAD_DIMS = (64, 128)
@@ -31,6 +31,11 @@ def computed_blocks(q: Tensor, backend: str, precision: str = SIXTEEN) -> tuple[
         return 1, 1
     config = _config(q.shape[3], q.device, q.dtype, precision)
     return config.block_m, config.block_n
+
+
+def values_dtype(q: Tensor, precision: str) -> torch.dtype | None:
+    """What values are quantised to in this precision; None: not at all."""
+    return _config(q.shape[3], q.device, q.dtype, precision).values_dtype
 
 
 def extra_bytes(tokens: int, head_dim: int, device: torch.device, precision: str) -> int:
@@ -58,6 +63,7 @@ def gather_attention(
     lse: Tensor | None = None,
     backend: str = "torch",
     precision: str = SIXTEEN,
+    channels: Channels | None = None,
 ) -> Tensor:
     """out[row] = softmax over the keys of the row's tile, and its tail, of sm_scale * q[row] k^T, times v.
 
@@ -72,6 +78,7 @@ def gather_attention(
         backend: "torch" or "triton".
         precision: "16 bit"; "int8": q k^T in INT8; "8 bit": p v in FP8 too. The tail is in 16 bit. One that
             `nearest_precision` names for these tensors.
+        channels: for fewer bits, as `measure_channels` has them for these heads and `values_dtype`; measured if None.
 
     Returns:
         out.
@@ -99,8 +106,9 @@ def gather_attention(
     # Torch's loop is no replacement for a kernel that failed: at Wan's size it would launch 24,000 small products.
     quantised, names = None, {}
     if precision != SIXTEEN:
-        values = _config(q.shape[3], q.device, q.dtype, precision).values_dtype
-        quantised, names = quantise(q, k, v, sm_scale=sm_scale, values=values, backend=backend), {"precision": precision}
+        values, names = values_dtype(q, precision), {"precision": precision}
+        channels = measure_channels(q, k, v, values) if channels is None else channels
+        quantised = quantise(k, v, channels, sm_scale=sm_scale, values=values, backend=backend)
     args = (q, k, v, plan, sm_scale, out, lse, quantised, precision)
     run("gather_attention", "gather_attention", backend, *args, fallback=False, **names)
     return out

@@ -40,18 +40,19 @@ def _attend_tile(
 
 @triton.jit
 def attend_quantised_keys(
-    q, k_ptr, k_terms_ptr, v_ptr, key_index_ptr, count, qk_scale, stride_vn,
-    balance_ptr, q_mean_ptr, keys_mean_ptr, v_scale_ptr, values_mean_ptr,  # of the channels
-    acc, m_i, l_i,
+    q, k_ptr, k_terms_ptr, v_ptr, channels_ptr, key_index_ptr, count, qk_scale, stride_vn, acc, m_i, l_i,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     """Goes through the tile's list of `count` keys; acc, m_i and l_i are then those of the keys and values themselves."""
     # e4m3 ends at 448, and what is below 2^-9 is zero: p reaches from one to the other.
     SHIFT: tl.constexpr = 8.807354922057604 if v_ptr.dtype.element_ty == tl.float8e4nv else 0.0
     offs_n = tl.arange(0, BLOCK_N)
+    channels_ptr += tl.arange(0, HEAD_DIM)
+    balance, q_mean = tl.load(channels_ptr)[None, :], tl.load(channels_ptr + HEAD_DIM)[None, :]
+    k_mean = tl.load(channels_ptr + 2 * HEAD_DIM)[None, :]
     q = q.to(tl.float32)
-    shift = tl.sum(q * tl.load(keys_mean_ptr)[None, :], 1) * qk_scale
-    q, q_scale = rounded_rows((q - tl.load(q_mean_ptr)[None, :]) * tl.load(balance_ptr)[None, :], LEVELS, LEAST)
+    shift = tl.sum(q * k_mean, 1) * qk_scale
+    q, q_scale = rounded_rows((q - q_mean) * balance, LEVELS, LEAST)
     q_scale *= qk_scale
     whole = count // BLOCK_N * BLOCK_N
     for start in range(0, whole, BLOCK_N):
@@ -67,5 +68,6 @@ def attend_quantised_keys(
         )
     unit = tl.exp2(-SHIFT)
     l_i *= unit
-    acc = acc * (tl.load(v_scale_ptr) * unit)[None, :] + tl.load(values_mean_ptr)[None, :] * l_i[:, None]
+    v_scale, v_mean = tl.load(channels_ptr + 3 * HEAD_DIM) * unit, tl.load(channels_ptr + 4 * HEAD_DIM)
+    acc = acc * v_scale[None, :] + v_mean[None, :] * l_i[:, None]
     return acc, m_i + shift, l_i

@@ -57,12 +57,10 @@ class _HeadQuantised:
     """The quantised keys and values of one head."""
 
     def __init__(self, quantised: Quantised, b: int, h: int):
-        heads = {name: x[b, h] for name, x in vars(quantised).items()}
-        self.k8, self.v8, self.balance = heads["k8"], heads["v8"], heads["balance"]
-        self.q_mean, self.k_mean, self.v_scale, self.v_mean = (
-            heads[name] for name in ("q_mean", "k_mean", "v_scale", "v_mean")
-        )
-        self.k_scale, self.k_bias = heads["k_terms"][:, 0], heads["k_terms"][:, 1] * math.log(2)
+        self.k8, self.v8 = quantised.k8[b, h], quantised.v8[b, h]
+        self.k_scale, k_bias = quantised.k_terms[b, h].unbind(-1)
+        self.k_bias = k_bias * math.log(2)
+        self.balance, self.q_mean, self.k_mean, self.v_scale, self.v_mean = (x[b, h] for x in quantised.channels.unbind())
 
     def scores(self, queries: Tensor, sm_scale: float, keys: Tensor, key_index: Tensor) -> Tensor:
         """queries [rows, D] float32, with quantised keys [n, D] -> logits [rows, n]."""

@@ -120,7 +120,7 @@ def _gather_attention_kernel(
     log_size_ptr,  # [B, H, C] float32
     cluster_mask_ptr,  # [L, T, C] uint8
     k_terms_ptr,  # [B, H, N] int64, each two float32, and k is int8
-    balance_ptr, q_mean_ptr, keys_mean_ptr, v_scale_ptr, values_mean_ptr,  # [B, H, D] float32
+    channels_ptr,  # [B, H, 5, D] float32, as `quantise.Channels` has them
     heads, tiles, clusters, qk_scale, second_order_scale, second_order_cap,
     stride_qb: tl.int64, stride_qh: tl.int64, stride_qn: tl.int64,
     stride_kb: tl.int64, stride_kh: tl.int64, stride_kn: tl.int64,
@@ -165,11 +165,9 @@ def _gather_attention_kernel(
         key_index_ptr += tl.load(key_start_ptr + tile)
         count = tl.load(key_count_ptr + tile)
         if QUANTISED:
-            channels = head * HEAD_DIM + offs_d
             acc, m_i, l_i = attend_quantised_keys(
-                q, k_ptr, k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, key_index_ptr, count, qk_scale, stride_vn,
-                balance_ptr + channels, q_mean_ptr + channels, keys_mean_ptr + channels,
-                v_scale_ptr + channels, values_mean_ptr + channels, acc, m_i, l_i, HEAD_DIM, BLOCK_N, LEVELS, LEAST,
+                q, k_ptr, k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, channels_ptr + head * 5 * HEAD_DIM,
+                key_index_ptr, count, qk_scale, stride_vn, acc, m_i, l_i, HEAD_DIM, BLOCK_N, LEVELS, LEAST,
             )  # fmt: skip
         else:
             acc, m_i, l_i = _attend_keys(
@@ -222,10 +220,7 @@ def launch_gather_attention(
         mean, value = tail.k_mean.to(q.dtype).contiguous(), tail.v_mean.to(q.dtype).contiguous()
         variance = mean if order == 1 else tail.k_variance.to(q.dtype).contiguous()
         log_size, cluster_mask = tail.log_size.contiguous(), tail.cluster_mask.contiguous().view(torch.uint8)
-    terms = [plan.key_count] * 6
-    if quantised is not None:
-        of_channels = (getattr(quantised, name) for name in ("balance", "q_mean", "k_mean", "v_scale", "v_mean"))
-        terms = [quantised.k_terms.view(torch.int64), *(x.contiguous() for x in of_channels)]
+    terms = [plan.key_count] * 2 if quantised is None else [quantised.k_terms.view(torch.int64), quantised.channels.rows]
     launches = passes(order, own.tail_apart, lse is not None, quantised is not None)
     if len(launches) > 1 and lse is None:
         lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)

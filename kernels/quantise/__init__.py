@@ -25,6 +25,26 @@ LEAST = 1e-30  # a scale is at least this, so that zeros stay zeros
 
 
 @dataclass(frozen=True)
+class Channels:
+    """What queries, keys and values are scaled by: means and sizes of channels over the tokens.
+
+    Attributes:
+        rows: [B, H, 5, D] float32, one after the other: `balance` > 0, by which a channel of the queries is multiplied and one
+            of the keys divided; `q_mean`, `k_mean`; `v_scale` > 0, `v_mean`, which are 1 and 0 where values stay as they are.
+    """
+
+    rows: Tensor
+
+    def of(self, where: tuple[slice, ...]) -> Channels:
+        """Those of some heads."""
+        return Channels(self.rows[where].contiguous())
+
+    def unbind(self) -> tuple[Tensor, ...]:
+        """The five in their order, each [B, H, D]."""
+        return self.rows.unbind(2)
+
+
+@dataclass(frozen=True)
 class Quantised:
     """Keys and values in few bits: k = scale * balance * k8 + k_mean, v = v_scale * v8 + v_mean.
 
@@ -32,32 +52,21 @@ class Quantised:
         k8: [B, H, N, D] int8, contiguous.
         k_terms: [B, H, N, 2] float32, contiguous: a key's scale, > 0; and what its logits have from the queries' mean,
             log2(e) * sm_scale * q_mean . (k - k_mean), in base 2. NaN where a key is no finite number.
-        balance: [B, H, D] float32, > 0: a channel of the queries is multiplied by it, one of the keys divided.
-        q_mean, k_mean: [B, H, D] float32, over the tokens.
         v8: [B, H, N, D]; float8_e4m3fn or float16, or v itself where products in its own dtype are as fast.
-        v_scale, v_mean: [B, H, D] float32; 1 and 0 where v8 is v itself.
+        channels: what else belongs to these heads.
     """
 
     k8: Tensor
     k_terms: Tensor
-    balance: Tensor
-    q_mean: Tensor
-    k_mean: Tensor
     v8: Tensor
-    v_scale: Tensor
-    v_mean: Tensor
+    channels: Channels
 
 
-def quantise(
-    q: Tensor, k: Tensor, v: Tensor, *, sm_scale: float, values: torch.dtype | None = None, backend: str = "torch"
-) -> Quantised:
-    """Keys in INT8 with a scale each, values in `values` with a scale a channel.
+def measure_channels(q: Tensor, k: Tensor, v: Tensor, values: torch.dtype | None) -> Channels:
+    """Means and sizes, for all heads at once.
 
     Args:
-        q, k, v: [B, H, N, D], fp16, bf16 or fp32, any strides; of q only means and sizes of the channels count.
-        sm_scale: softmax scale.
-        values: torch.float8_e4m3fn, torch.float16, or None to leave v as it is.
-        backend: "torch" or "triton".
+        as in `quantise`.
 
     Raises:
         ValueError: shapes do not fit together, or `values` is another dtype.
@@ -68,16 +77,33 @@ def quantise(
         raise ValueError(f"quantise: values {values} must be one of {', '.join(map(str, LARGEST))} or None")
     (q_size, q_mean), (k_size, k_mean) = ([y.float() for y in torch.std_mean(x, 2, correction=0)] for x in (q, k))
     balance = (_relative(k_size) / _relative(q_size)).sqrt()
+    v_scale, v_mean = torch.ones_like(k_mean), torch.zeros_like(k_mean)
+    if values is not None:
+        v_mean, (low, high) = v.mean(2, dtype=torch.float32), v.aminmax(dim=2)
+        v_scale = (torch.maximum(high.float() - v_mean, v_mean - low.float()) / LARGEST[values]).clamp(min=LEAST)
+    return Channels(torch.stack([balance, q_mean, k_mean, v_scale, v_mean], 2))
+
+
+def quantise(
+    k: Tensor, v: Tensor, channels: Channels, *, sm_scale: float, values: torch.dtype | None = None, backend: str = "torch"
+) -> Quantised:
+    """Keys in INT8 with a scale each, values in `values` with a scale a channel.
+
+    Args:
+        k, v: [B, H, N, D], fp16, bf16 or fp32, any strides.
+        channels: as `measure_channels` has them for these heads and `values`.
+        sm_scale: softmax scale.
+        values: torch.float8_e4m3fn, torch.float16, or None to leave v as it is.
+        backend: "torch" or "triton".
+    """
     k8 = torch.empty(k.shape, dtype=torch.int8, device=k.device)
     k_terms = torch.empty((*k.shape[:3], 2), dtype=torch.float32, device=k.device)
-    run("quantise", "quantise", backend, k, k_mean, q_mean * (sm_scale * LOG2_E), 1 / balance, k8, k_terms)
-    v8, v_scale, v_mean = v, torch.ones_like(k_mean), torch.zeros_like(k_mean)
+    run("quantise", "quantise", backend, k, channels, sm_scale * LOG2_E, k8, k_terms)
+    v8 = v
     if values is not None:
-        v8, v_mean = torch.empty(v.shape, dtype=values, device=v.device), v.mean(2, dtype=torch.float32)
-        low, high = v.aminmax(dim=2)
-        v_scale = (torch.maximum(high.float() - v_mean, v_mean - low.float()) / LARGEST[values]).clamp(min=LEAST)
-        run("quantise", "quantise_values", backend, v, v_mean, 1 / v_scale, v8)
-    return Quantised(k8, k_terms, balance, q_mean, k_mean, v8, v_scale, v_mean)
+        v8 = torch.empty(v.shape, dtype=values, device=v.device)
+        run("quantise", "quantise_values", backend, v, channels, v8)
+    return Quantised(k8, k_terms, v8, channels)
 
 
 def quantised_bytes(tokens: int, head_dim: int, values: torch.dtype | None) -> int:

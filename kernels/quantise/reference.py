@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import LARGEST, LEAST, LEVELS
+from . import LARGEST, LEAST, LEVELS, Channels
 
 
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,21 +15,20 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return steps.nan_to_num(0).clamp_(-LEVELS, LEVELS), scale
 
 
-def quantise(k: Tensor, k_mean: Tensor, q_part: Tensor, inverse: Tensor, k8: Tensor, k_terms: Tensor) -> None:
-    """k8 and k_terms of the contract, head by head.
-
-    q_part [B, H, D] is log2(e) * sm_scale * q_mean, inverse [B, H, D] is 1 / balance.
-    """
+def quantise(k: Tensor, channels: Channels, qk_scale: float, k8: Tensor, k_terms: Tensor) -> None:
+    """k8 and k_terms of the contract, head by head; qk_scale is log2(e) * sm_scale."""
+    balance, q_mean, k_mean, _, _ = channels.unbind()
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):
             centred = k[b, h].float() - k_mean[b, h]
-            steps, k_terms[b, h, :, 0] = rounded_rows(centred * inverse[b, h])
-            k8[b, h], k_terms[b, h, :, 1] = steps.to(k8.dtype), centred @ q_part[b, h]
+            steps, k_terms[b, h, :, 0] = rounded_rows(centred / balance[b, h])
+            k8[b, h], k_terms[b, h, :, 1] = steps.to(k8.dtype), centred @ q_mean[b, h] * qk_scale
 
 
-def quantise_values(v: Tensor, v_mean: Tensor, inverse: Tensor, v8: Tensor) -> None:
-    """v8 of the contract, where inverse [B, H, D] is 1 / v_scale; head by head."""
-    largest = LARGEST[v8.dtype]
+def quantise_values(v: Tensor, channels: Channels, v8: Tensor) -> None:
+    """v8 of the contract, head by head."""
+    largest, (*_, v_scale, v_mean) = LARGEST[v8.dtype], channels.unbind()
     for b in range(v.shape[0]):
         for h in range(v.shape[1]):
-            v8[b, h] = ((v[b, h].float() - v_mean[b, h]) * inverse[b, h]).clamp(-largest, largest).to(v8.dtype)
+            scaled = (v[b, h].float() - v_mean[b, h]) / v_scale[b, h]
+            v8[b, h] = scaled.clamp(-largest, largest).to(v8.dtype)

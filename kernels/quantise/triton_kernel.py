@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..compat import FUSED
 from ..rows import token_rows
-from . import LARGEST, LEAST, LEVELS
+from . import LARGEST, LEAST, LEVELS, Channels
 
 BLOCK_N = 64
-VARYING = ["tokens", "heads", "stride_b", "stride_h", "stride_n"]
+VARYING = ["qk_scale", "tokens", "heads", "stride_b", "stride_h", "stride_n"]
 
 
 @triton.jit
@@ -27,10 +27,10 @@ def rounded_rows(x, LEVELS: tl.constexpr, LEAST: tl.constexpr):
 @triton.jit(do_not_specialize=VARYING)
 def _quantise_kernel(
     k_ptr,  # [B, H, N, D], strides in rows of D
-    k_mean_ptr, q_part_ptr, inverse_ptr,  # [B, H, D] float32
+    channels_ptr,  # [B, H, 5, D] float32, as `Channels` has them
     k8_ptr,  # [B, H, N, D] int8
     k_terms_ptr,  # [B, H, N, 2] float32
-    tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
+    qk_scale, tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
@@ -39,10 +39,10 @@ def _quantise_kernel(
     inside = rows < tokens
     k_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
     k = tl.load(k_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside[:, None], other=0.0)
-    channels = head * HEAD_DIM + offs_d
-    k = k.to(tl.float32) - tl.load(k_mean_ptr + channels)[None, :]
-    steps, scale = rounded_rows(k * tl.load(inverse_ptr + channels)[None, :], LEVELS, LEAST)
-    bias = tl.sum(k * tl.load(q_part_ptr + channels)[None, :], 1)
+    channels_ptr += head * 5 * HEAD_DIM + offs_d
+    k = k.to(tl.float32) - tl.load(channels_ptr + 2 * HEAD_DIM)[None, :]
+    steps, scale = rounded_rows(k / tl.load(channels_ptr)[None, :], LEVELS, LEAST)
+    bias = tl.sum(k * tl.load(channels_ptr + HEAD_DIM)[None, :], 1) * qk_scale
     tl.store(k8_ptr + ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :], steps, mask=inside[:, None])
     k_terms_ptr += (head * tokens + rows) * 2
     tl.store(k_terms_ptr, scale, mask=inside)
@@ -52,7 +52,7 @@ def _quantise_kernel(
 @triton.jit(do_not_specialize=VARYING)
 def _quantise_values_kernel(
     v_ptr,  # [B, H, N, D], strides in rows of D
-    v_mean_ptr, inverse_ptr,  # [B, H, D] float32
+    channels_ptr,  # [B, H, 5, D] float32
     v8_ptr,  # [B, H, N, D]
     largest, tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -63,23 +63,24 @@ def _quantise_values_kernel(
     inside = (rows < tokens)[:, None]
     v_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
     v = tl.load(v_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside, other=0.0).to(tl.float32)
-    mean, inverse = tl.load(v_mean_ptr + head * HEAD_DIM + offs_d), tl.load(inverse_ptr + head * HEAD_DIM + offs_d)
-    v = tl.clamp((v - mean[None, :]) * inverse[None, :], -largest, largest, propagate_nan=tl.PropagateNan.ALL)
+    channels_ptr += head * 5 * HEAD_DIM + offs_d
+    scale, mean = tl.load(channels_ptr + 3 * HEAD_DIM), tl.load(channels_ptr + 4 * HEAD_DIM)
+    v = tl.clamp((v - mean[None, :]) / scale[None, :], -largest, largest, propagate_nan=tl.PropagateNan.ALL)
     v8_ptr += ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :]
     tl.store(v8_ptr, v.to(v8_ptr.dtype.element_ty), mask=inside)
 
 
-def launch_quantise(k: Tensor, k_mean: Tensor, q_part: Tensor, inverse: Tensor, k8: Tensor, k_terms: Tensor) -> None:
+def launch_quantise(k: Tensor, channels: Channels, qk_scale: float, k8: Tensor, k_terms: Tensor) -> None:
     """See the reference."""
     (b, h, n, d), (k, strides) = k.shape, token_rows(k)
     constexprs = {"HEAD_DIM": d, "BLOCK_N": BLOCK_N, "LEVELS": LEVELS, "LEAST": LEAST}
-    inputs = k, k_mean.contiguous(), q_part.contiguous(), inverse.contiguous(), k8, k_terms
-    _quantise_kernel[(-(-n // BLOCK_N), b * h)](*inputs, n, h, *strides, **constexprs, num_warps=4, **FUSED)
+    grid = (-(-n // BLOCK_N), b * h)
+    _quantise_kernel[grid](k, channels.rows, k8, k_terms, qk_scale, n, h, *strides, **constexprs, num_warps=4, **FUSED)
 
 
-def launch_quantise_values(v: Tensor, v_mean: Tensor, inverse: Tensor, v8: Tensor) -> None:
+def launch_quantise_values(v: Tensor, channels: Channels, v8: Tensor) -> None:
     """See the reference."""
     (b, h, n, d), (v, strides) = v.shape, token_rows(v)
-    inputs = v, v_mean.contiguous(), inverse.contiguous(), v8, LARGEST[v8.dtype]
+    inputs = v, channels.rows, v8, LARGEST[v8.dtype]
     constexprs = {"HEAD_DIM": d, "BLOCK_N": BLOCK_N}
     _quantise_values_kernel[(-(-n // BLOCK_N), b * h)](*inputs, n, h, *strides, **constexprs, num_warps=4, **FUSED)

@@ -44,6 +44,30 @@ def video_qkv(
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
+def hard_for_few_bits(q: Tensor, k: Tensor, v: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """What q, k, v [B, H, N, D] may look like where products of few bits lose most, by name; bf16, or fp16 at its ends."""
+    rng = torch.Generator().manual_seed(0)
+    of_q, of_k, of_v = (torch.randn(*x.shape[:2], 1, x.shape[3], generator=rng) for x in (q, k, v))
+    size_q, size_k, size_v = (x.std(dim=(-2, -1), keepdim=True) for x in (q, k, v))
+    channel, token = k.clone(), v.clone()
+    channel[..., 17] *= 50
+    token[:, :, 5] *= 50
+    cases = {
+        "as it is": (q, k, v),
+        "a channel of k 50 times as large": (q, channel, v),
+        "a token of v 50 times as large": (q, k, token),
+        "q and k off by 3 times their size": (q + 3 * size_q * of_q, k + 3 * size_k * of_k, v),
+        "q and k off by 10 times their size": (q + 10 * size_q * of_q, k + 10 * size_k * of_k, v),
+        "v off by 10 times its size": (q, k, v + 10 * size_v * of_v),
+        "q tiny, k huge, v tiny": (1e-6 * q, 1e6 * k, 1e-12 * v),
+        "q huge, k tiny, v huge": (1e6 * q, 1e-6 * k, 1e12 * v),
+    }
+    cases = {name: tuple(x.to(torch.bfloat16) for x in case) for name, case in cases.items()}
+    high = 6e4 / k.abs().max()
+    cases["k and v at the end of float16"] = tuple(x.half() for x in (q / high, k * high, v * 6e4 / v.abs().max()))
+    return cases
+
+
 def _content(frames: int, height: int, width: int, rng: torch.Generator, objects: int = 5, features: int = 48) -> Tensor:
     """[frames*height*width, features]: Fourier features of each token's place on the object that covers it."""
     t, y, x = torch.meshgrid(

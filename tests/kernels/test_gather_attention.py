@@ -13,7 +13,7 @@ from precision import product_eps
 from sparse_videogen.kernels.gather_attention import gather_attention, tile_rows
 from sparse_videogen.kernels.plan import SECOND_ORDER_CAP, Plan, Tail
 from sparse_videogen.kernels.precision import PRECISIONS
-from sparse_videogen.kernels.quantise import quantise
+from sparse_videogen.kernels.quantise import measure_channels, quantise
 from sparse_videogen.kernels.quantise.reference import rounded_rows
 from sparse_videogen.kernels.tile_configs import tile_config
 
@@ -99,11 +99,10 @@ def assert_exact(q, k, v, plan, backend, with_lse, precision="16 bit"):
 
 def quantised_exact(q, k, v, plan, sm_scale, values):
     """As `exact`, where queries, keys and values are what they are in few bits, and nothing else is rounded."""
-    made = quantise(q, k, v, sm_scale=sm_scale, values=values)
-    balance, q_mean, k_mean, v_scale, v_mean = (
-        getattr(made, name).double().unsqueeze(2) for name in ("balance", "q_mean", "k_mean", "v_scale", "v_mean")
-    )
-    steps, scale = rounded_rows((q.float() - made.q_mean.unsqueeze(2)) * made.balance.unsqueeze(2))
+    channels = measure_channels(q, k, v, values)
+    made = quantise(k, v, channels, sm_scale=sm_scale, values=values)
+    balance, q_mean, k_mean, v_scale, v_mean = (x.double().unsqueeze(2) for x in channels.unbind())
+    steps, scale = rounded_rows((q.float() - q_mean.float()) * balance.float())
     keys = made.k8.double() * made.k_terms[..., :1].double()
     logits = (steps.double() * scale.double().unsqueeze(-1)) @ keys.mT
     logits += q_mean @ (k.double() - k_mean).mT + q.double() @ k_mean.mT
@@ -152,7 +151,7 @@ def test_few_bits_are_all_that_is_lost(b, h, n, c, d, share, order, values, back
     error, spread = (out.double() - expected).abs(), v.float().std(dim=2).amax().item()
     eps, largest = torch.finfo(torch.float16).eps, v.double().abs().max()
     # Each weight by half a step of e4m3 at most: together far less, except where a row has few keys.
-    few = 2**-4 * (made.v8.double().abs().amax(2) * made.v_scale).amax() if values == "float8_e4m3fn" else 0.0
+    few = 2**-4 * (made.v8.double().abs().amax(2) * made.channels.unbind()[3]).amax() if values == "float8_e4m3fn" else 0.0
     assert error.max() <= few + 8 * eps * largest
     assert values != "float8_e4m3fn" or error.square().mean().sqrt() <= 0.02 * spread
 

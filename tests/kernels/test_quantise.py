@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_videogen.kernels.quantise import LARGEST, LEVELS, quantise, quantised_bytes
+from sparse_videogen.kernels.quantise import LARGEST, LEVELS, measure_channels, quantise, quantised_bytes
 
 VALUES = [None, torch.float16, torch.float8_e4m3fn]
 # Half a step of the numbers, by the largest; of FP8 and float16 relative to each, of FP8's smallest on the spot.
@@ -27,6 +28,15 @@ def make(b, h, n, d, device, dtype=torch.float32):
     return [(x * size[i].exp() + 3 * mean[i]).to(device, dtype) for i, x in enumerate((q, k, v))]
 
 
+def quantised(q, k, v, values=None, backend="torch"):
+    """Keys and values by their own channels, which are attributes of what is returned."""
+    channels = measure_channels(q, k, v, values)
+    made = quantise(k, v, channels, sm_scale=SM_SCALE, values=values, backend=backend)
+    names = ("balance", "q_mean", "k_mean", "v_scale", "v_mean")
+    of_channels = dict(zip(names, channels.unbind(), strict=True))
+    return SimpleNamespace(k8=made.k8, k_terms=made.k_terms, v8=made.v8, **of_channels)
+
+
 def keys(made):
     """What k8 stands for, [B, H, N, D] float64."""
     scaled = made.k8.double() * made.k_terms[..., :1].double()
@@ -42,7 +52,7 @@ def values(made):
 @pytest.mark.parametrize("b, h, n, d", SHAPES)
 def test_stands_for_the_keys_and_values(b, h, n, d, kind, dtype, backend, device, poisoned):
     q, k, v = make(b, h, n, d, device, dtype)
-    made = quantise(q, k, v, sm_scale=SM_SCALE, values=kind, backend=backend)
+    made = quantised(q, k, v, kind, backend)
     step = made.k_terms[..., :1] * made.balance.unsqueeze(2)
     assert ((keys(made) - k.double()).abs() <= 0.501 * step + 1e-6 * k.abs()).all()  # half a step, and float32's rounding
     assert made.k8.dtype == torch.int8 and (made.k8.int().abs().amax(-1) == LEVELS).all()  # every key has all levels
@@ -64,8 +74,8 @@ def test_matches_reference(b, h, n, d, kind, view, dtype, device, poisoned):
     """On a CPU bit for bit; on a GPU a number half-way between two steps may fall to either side."""
     pytest.importorskip("triton")
     q, k, v = make(b, h, n, d, device, dtype)
-    expected = quantise(q, k, v, sm_scale=SM_SCALE, values=kind)
-    made = quantise(view(q), view(k), view(v), sm_scale=SM_SCALE, values=kind, backend="triton")
+    expected = quantised(q, k, v, kind)
+    made = quantised(view(q), view(k), view(v), kind, "triton")
     for name, x in vars(made).items():
         y = vars(expected)[name]
         if x.dtype == torch.int8:
@@ -80,9 +90,7 @@ def test_matches_reference(b, h, n, d, kind, view, dtype, device, poisoned):
 def test_the_softmax_does_not_see_a_mean(kind, backend, device):
     """Keys, queries and values may stand far off: their steps are those of what varies."""
     q, k, v = make(1, 2, 111, 64, device)
-    near, far = (
-        quantise(q + offset, k - offset, v + offset, sm_scale=SM_SCALE, values=kind, backend=backend) for offset in (0, 100)
-    )
+    near, far = (quantised(q + offset, k - offset, v + offset, kind, backend) for offset in (0, 100))
     torch.testing.assert_close(far.k_terms[..., 0], near.k_terms[..., 0], atol=0, rtol=1e-3)
     assert (far.k8.int() - near.k8.int()).abs().max() <= 1
     torch.testing.assert_close(far.v_scale, near.v_scale, atol=0, rtol=1e-3)
@@ -92,12 +100,12 @@ def test_a_large_channel_leaves_the_others_their_levels(backend, device):
     """Where queries are as large as in the others, its size is shared out to both sides."""
     q, k, v = (torch.randn(1, 1, 300, 64, generator=torch.Generator().manual_seed(i)).to(device) for i in range(3))
     k[..., 17] *= 50
-    made = quantise(q, k, v, sm_scale=SM_SCALE, backend=backend)
+    made = quantised(q, k, v, backend=backend)
     assert made.balance[0, 0, 17] / made.balance[0, 0].median() == pytest.approx(50**0.5, rel=0.2)
     others = torch.arange(64, device=device) != 17
     assert (keys(made) - k.double())[..., others].norm() < 0.06 * k[..., others].norm()
     q[..., 17] /= 50  # then it is the queries' to make up for
-    made = quantise(q, k, v, sm_scale=SM_SCALE, backend=backend)
+    made = quantised(q, k, v, backend=backend)
     assert (keys(made) - k.double())[..., others].norm() < 0.01 * k[..., others].norm()
 
 
@@ -105,7 +113,7 @@ def test_a_large_channel_leaves_the_others_their_levels(backend, device):
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-20, 1e15], ids=str)
 def test_any_size_is_finite(scale, kind, backend, device):
     q, k, v = (scale * x for x in make(1, 2, 63, 64, device))
-    made = quantise(q, k, v, sm_scale=SM_SCALE, values=kind, backend=backend)
+    made = quantised(q, k, v, kind, backend)
     assert all(x.float().isfinite().all() for x in vars(made).values())
     assert (made.k_terms[..., 0] > 0).all() and (made.balance > 0).all() and (made.v_scale > 0).all()
 
@@ -115,13 +123,13 @@ def test_what_is_no_number_shows(bad, backend, device):
     """In its head: the mean is none either."""
     q, k, v = make(1, 2, 63, 64, device)
     k[0, 0, 5, 3] = bad
-    made = quantise(q, k, v, sm_scale=SM_SCALE, backend=backend)
+    made = quantised(q, k, v, backend=backend)
     assert not made.k_terms[0, 0].isfinite().any() and made.k_terms[0, 1].isfinite().all()
 
 
 def test_rejects_what_does_not_fit(device):
     q, k, v = make(1, 1, 8, 64, device)
     with pytest.raises(ValueError, match=r"k \(1, 1, 7, 64\)"):
-        quantise(q, k[:, :, 1:], v, sm_scale=1.0)
+        measure_channels(q, k[:, :, 1:], v, None)
     with pytest.raises(ValueError, match=r"values torch.int8 must be one of torch.float8_e4m3fn, torch.float16 or None"):
-        quantise(q, k, v, sm_scale=1.0, values=torch.int8)
+        measure_channels(q, k, v, torch.int8)
