@@ -116,7 +116,7 @@ ATTENTION = {
         x="q k v out k_mean k_variance v_mean",
         i32="list_of_head query_index key_index key_count",
         i64="key_start k_terms",
-        fp32="lse log_size channels",
+        fp32="lse log_size channels q_terms",
         u8="cluster_mask",
     ),
 }
@@ -127,7 +127,7 @@ CASES = (
         Case(
             "gather_attention",
             "_gather_attention_kernel",
-            ATTENTION["pointers"] | {"k_ptr": "i8", "v_ptr": "values"},
+            ATTENTION["pointers"] | {"q_ptr": "i8", "k_ptr": "i8", "v_ptr": "values"},
             ATTENTION["floats"],
             partial(attention_passes, quantised=True),
             dtypes=("bf16", "fp16"),
@@ -138,8 +138,9 @@ CASES = (
     Case(
         "quantise",
         "_quantise_kernel",
-        pointers(x="k", fp32="channels k_terms", i8="k8"),
+        pointers(x="x", fp32="channels terms", i8="x8"),
         floats=("qk_scale",),
+        variants=({"IS_Q": True}, {"IS_Q": False}),
         matrix=False,
         precision="int8",
     ),

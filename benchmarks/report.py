@@ -23,8 +23,8 @@ TABLES = {
     ),
     "memory": (
         "Memory",
-        "shape | provider | call MB | state MB | both MB | measured call MB",
-        "shape provider counted_bytes:.0f state_bytes:.0f run_bytes:.0f peak_bytes:.0f",
+        "shape | provider | precision | call MB | state MB | both MB | measured call MB",
+        "shape provider precision counted_bytes:.0f state_bytes:.0f run_bytes:.0f peak_bytes:.0f",
     ),
     "ceilings": (
         "Ceilings",

@@ -130,12 +130,12 @@ def attention(gpu: Gpu, shape: Shape, tiles: Tiles, lists: list[list[int]], clus
 
 
 def quantising(gpu: Gpu, shape: Shape, tiles: Tiles) -> list[Part]:
-    """Queries and keys read for their means and sizes, keys once more and written; values likewise if they are."""
+    """Queries and keys read for their means and sizes, then once more and written; values likewise if they are."""
     if not tiles.few:
         return []
     values = 3 * 2 + tiles.values_bytes if tiles.lists.values else 0
-    size = shape.heads * shape.tokens * (shape.head_dim * (2 + 2 + 2 + 1 + values) + 8)
-    return [moved(gpu, "quantise", size, "q and k read, k and v in few bits written")]
+    size = shape.heads * shape.tokens * (shape.head_dim * (2 * (2 + 2 + 1) + values) + 2 * 8)
+    return [moved(gpu, "quantise", size, "q, k and v read twice, and written in few bits")]
 
 
 def moved(gpu: Gpu, name: str, size: float, what: str) -> Part:

@@ -39,7 +39,7 @@ def values_dtype(q: Tensor, precision: str) -> torch.dtype | None:
 
 
 def extra_bytes(tokens: int, head_dim: int, device: torch.device, precision: str) -> int:
-    """Bytes that the executor takes for one head in this precision, beside the plan: its quantised keys and values."""
+    """Bytes that the executor takes for one head in this precision, beside the plan: what is quantised."""
     if precision == SIXTEEN:
         return 0
     return quantised_bytes(tokens, head_dim, _config(head_dim, device, torch.bfloat16, precision).values_dtype)
@@ -108,7 +108,7 @@ def gather_attention(
     if precision != SIXTEEN:
         values, names = values_dtype(q, precision), {"precision": precision}
         channels = measure_channels(q, k, v, values) if channels is None else channels
-        quantised = quantise(k, v, channels, sm_scale=sm_scale, values=values, backend=backend)
+        quantised = quantise(q, k, v, channels, sm_scale=sm_scale, values=values, backend=backend)
     args = (q, k, v, plan, sm_scale, out, lse, quantised, precision)
     run("gather_attention", "gather_attention", backend, *args, fallback=False, **names)
     return out

@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..quantise.triton_kernel import rounded_rows
-
 
 @triton.jit
 def _attend_tile(
@@ -20,9 +18,9 @@ def _attend_tile(
     k_scale = terms.to(tl.int32).to(tl.float32, bitcast=True)
     k_bias = (terms >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     scores = tl.dot(q, tl.trans(k), out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-    scores = scores * q_scale[:, None] + k_bias[None, :]
     if MASKED:
-        scores = tl.where(inside[None, :], scores, float("-inf"))
+        k_bias = tl.where(inside, k_bias, float("-inf"))
+    scores = scores * q_scale[:, None] + k_bias[None, :]
     m_new = tl.maximum(m_i, tl.max(scores, 1))
     p = tl.exp2(scores - (m_new - SHIFT)[:, None])
     rescale = tl.exp2(m_i - m_new)
@@ -40,20 +38,14 @@ def _attend_tile(
 
 @triton.jit
 def attend_quantised_keys(
-    q, k_ptr, k_terms_ptr, v_ptr, channels_ptr, key_index_ptr, count, qk_scale, stride_vn, acc, m_i, l_i,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
+    q, q_terms_ptr, k_ptr, k_terms_ptr, v_ptr, channels_ptr, key_index_ptr, count, stride_vn, acc, m_i, l_i,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Goes through the tile's list of `count` keys; acc, m_i and l_i are then those of the keys and values themselves."""
+    """Goes through the tile's list of `count` keys; acc, m_i and l_i are then those of queries, keys and values themselves."""
     # e4m3 ends at 448, and what is below 2^-9 is zero: p reaches from one to the other.
     SHIFT: tl.constexpr = 8.807354922057604 if v_ptr.dtype.element_ty == tl.float8e4nv else 0.0
     offs_n = tl.arange(0, BLOCK_N)
-    channels_ptr += tl.arange(0, HEAD_DIM)
-    balance, q_mean = tl.load(channels_ptr)[None, :], tl.load(channels_ptr + HEAD_DIM)[None, :]
-    k_mean = tl.load(channels_ptr + 2 * HEAD_DIM)[None, :]
-    q = q.to(tl.float32)
-    shift = tl.sum(q * k_mean, 1) * qk_scale
-    q, q_scale = rounded_rows((q - q_mean) * balance, LEVELS, LEAST)
-    q_scale *= qk_scale
+    q_scale = tl.load(q_terms_ptr)
     whole = count // BLOCK_N * BLOCK_N
     for start in range(0, whole, BLOCK_N):
         keys = tl.load(key_index_ptr + start + offs_n)
@@ -66,8 +58,9 @@ def attend_quantised_keys(
         acc, m_i, l_i = _attend_tile(
             q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, inside, stride_vn, acc, m_i, l_i, HEAD_DIM, True, SHIFT
         )
+    channels_ptr += tl.arange(0, HEAD_DIM)
     unit = tl.exp2(-SHIFT)
     l_i *= unit
     v_scale, v_mean = tl.load(channels_ptr + 3 * HEAD_DIM) * unit, tl.load(channels_ptr + 4 * HEAD_DIM)
     acc = acc * v_scale[None, :] + v_mean[None, :] * l_i[:, None]
-    return acc, m_i + shift, l_i
+    return acc, m_i + tl.load(q_terms_ptr + 1), l_i

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..plan import SECOND_ORDER_CAP, Plan, Tail
 from ..quantise import LARGEST, Quantised
-from ..quantise.reference import rounded_rows
 
 
 def gather_attention(
@@ -37,10 +36,9 @@ def gather_attention(
                 if n_rows < row_index.shape[0]:
                     row_index = row_index[row_index >= 0]
                 key_index = plan.key_index[start : start + n_keys]
-                rows = queries.index_select(0, row_index).float()
-                tile = rows * sm_scale
+                tile = queries.index_select(0, row_index).float() * sm_scale
                 read_keys, read_values = (x.index_select(0, key_index).float() for x in (keys, values))
-                scores = tile @ read_keys.T if few is None else few.scores(rows, sm_scale, read_keys, key_index)
+                scores = tile @ read_keys.T if few is None else few.scores(row_index, read_keys, key_index)
                 if tail is not None:
                     scores = torch.cat([scores, tail.logits(tile, t)], dim=1)
                 probs = scores.softmax(1)
@@ -54,19 +52,20 @@ def gather_attention(
 
 
 class _HeadQuantised:
-    """The quantised keys and values of one head."""
+    """The quantised queries, keys and values of one head."""
 
     def __init__(self, quantised: Quantised, b: int, h: int):
-        self.k8, self.v8 = quantised.k8[b, h], quantised.v8[b, h]
-        self.k_scale, k_bias = quantised.k_terms[b, h].unbind(-1)
-        self.k_bias = k_bias * math.log(2)
-        self.balance, self.q_mean, self.k_mean, self.v_scale, self.v_mean = (x[b, h] for x in quantised.channels.unbind())
+        self.q8, self.k8, self.v8 = (x[b, h] for x in (quantised.q8, quantised.k8, quantised.v8))
+        self.q_terms, self.k_terms = quantised.q_terms[b, h], quantised.k_terms[b, h]
+        *_, self.v_scale, self.v_mean = (x[b, h] for x in quantised.channels.unbind())
 
-    def scores(self, queries: Tensor, sm_scale: float, keys: Tensor, key_index: Tensor) -> Tensor:
-        """queries [rows, D] float32, with quantised keys [n, D] -> logits [rows, n]."""
-        rows, scale = rounded_rows((queries - self.q_mean) * self.balance)
-        products = (rows @ keys.T) * (sm_scale * scale).unsqueeze(1) * self.k_scale.index_select(0, key_index)
-        return products + self.k_bias.index_select(0, key_index) + sm_scale * (queries @ self.k_mean).unsqueeze(1)
+    def scores(self, row_index: Tensor, keys: Tensor, key_index: Tensor) -> Tensor:
+        """Of rows with quantised keys [n, D] -> logits [rows, n]."""
+        (q_scale, q_bias), (k_scale, k_bias) = (
+            terms.index_select(0, index).unbind(-1) for terms, index in ((self.q_terms, row_index), (self.k_terms, key_index))
+        )
+        logits = (self.q8.index_select(0, row_index).float() @ keys.T) * q_scale.unsqueeze(1) * k_scale
+        return (logits + q_bias.unsqueeze(1) + k_bias) * math.log(2)
 
     def weighted(self, probs: Tensor, values: Tensor) -> Tensor:
         """probs [rows, n] with quantised values [n, D] -> [rows, D]."""

@@ -6,6 +6,7 @@ In few bits, the lists' loop is that of `quantised_keys`, and the tail comes as 
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import torch
 import triton
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..compat import float32_precision
 from ..plan import SECOND_ORDER_CAP, Plan
-from ..quantise import LEAST, LEVELS, Quantised
+from ..quantise import Quantised
 from ..rows import token_rows
 from ..tile_configs import tile_config
 from .quantised_keys import attend_quantised_keys
@@ -119,7 +120,8 @@ def _gather_attention_kernel(
     k_mean_ptr, k_variance_ptr, v_mean_ptr,  # [B, H, C, D] of q's dtype
     log_size_ptr,  # [B, H, C] float32
     cluster_mask_ptr,  # [L, T, C] uint8
-    k_terms_ptr,  # [B, H, N] int64, each two float32, and k is int8
+    q_terms_ptr,  # [B, H, N, 2] float32, where q and k are int8
+    k_terms_ptr,  # [B, H, N] int64, each two float32
     channels_ptr,  # [B, H, 5, D] float32, as `quantise.Channels` has them
     heads, tiles, clusters, qk_scale, second_order_scale, second_order_cap,
     stride_qb: tl.int64, stride_qh: tl.int64, stride_qn: tl.int64,
@@ -133,7 +135,7 @@ def _gather_attention_kernel(
     WITH_LSE: tl.constexpr,
     QUANTISED: tl.constexpr,  # whether the lists' keys are, and the values as their dtype says
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_BLOCK_N: tl.constexpr, SPREAD_D: tl.constexpr,
-    TAIL_STAGES: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
+    TAIL_STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Tiles of one head are neighbours in launch order, so that its keys and values stay in the L2 cache.
     t, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -166,8 +168,9 @@ def _gather_attention_kernel(
         count = tl.load(key_count_ptr + tile)
         if QUANTISED:
             acc, m_i, l_i = attend_quantised_keys(
-                q, k_ptr, k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, channels_ptr + head * 5 * HEAD_DIM,
-                key_index_ptr, count, qk_scale, stride_vn, acc, m_i, l_i, HEAD_DIM, BLOCK_N, LEVELS, LEAST,
+                q, q_terms_ptr + (b * stride_qb + h * stride_qh + tl.maximum(rows, 0)) * 2, k_ptr,
+                k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, channels_ptr + head * 5 * HEAD_DIM,
+                key_index_ptr, count, stride_vn, acc, m_i, l_i, HEAD_DIM, BLOCK_N,
             )  # fmt: skip
         else:
             acc, m_i, l_i = _attend_keys(
@@ -208,9 +211,6 @@ def launch_gather_attention(
     b, h, n, d = q.shape
     own = tile_config("gather_attention", d, q.device, q.dtype)
     few = own if quantised is None else tile_config("gather_attention", d, q.device, precision=precision)
-    if quantised is not None:
-        k, v = quantised.k8, quantised.v8
-    (q, q_strides), (k, k_strides), (v, v_strides) = (token_rows(x) for x in (q, k, v))
     target, out_strides = token_rows(out)
     tiles, block_m = plan.query_index.shape[1:]
     tail = plan.tail
@@ -220,22 +220,26 @@ def launch_gather_attention(
         mean, value = tail.k_mean.to(q.dtype).contiguous(), tail.v_mean.to(q.dtype).contiguous()
         variance = mean if order == 1 else tail.k_variance.to(q.dtype).contiguous()
         log_size, cluster_mask = tail.log_size.contiguous(), tail.cluster_mask.contiguous().view(torch.uint8)
-    terms = [plan.key_count] * 2 if quantised is None else [quantised.k_terms.view(torch.int64), quantised.channels.rows]
+    terms = [plan.key_count] * 3
+    if quantised is not None:
+        terms = [quantised.q_terms, quantised.k_terms.view(torch.int64), quantised.channels.rows]
     launches = passes(order, own.tail_apart, lse is not None, quantised is not None)
     if len(launches) > 1 and lse is None:
         lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)
     for constexprs in launches:
         config = few if constexprs["KEYS"] else own
+        given = (quantised.q8, quantised.k8, quantised.v8) if constexprs["QUANTISED"] else (q, k, v)
+        tensors, strides = zip(*map(token_rows, given), strict=True)
         _gather_attention_kernel[(tiles, h, b)](
-            q, k, v, target, plan.key_count if lse is None else lse,
+            *tensors, target, plan.key_count if lse is None else lse,
             *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_start, plan.key_count)),
             mean, variance, value, log_size, cluster_mask, *terms,
             h, tiles, 0 if tail is None else tail.k_mean.shape[2],
             sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, SECOND_ORDER_CAP * LOG2_E,
-            *q_strides, *k_strides, *v_strides, *out_strides,
+            *chain(*strides), *out_strides,
             0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1),
             **constexprs, HEAD_DIM=d, PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
-            LEVELS=LEVELS, LEAST=LEAST, **own.constexprs | config.constexprs | {"BLOCK_M": block_m}, **config.launch,
+            **own.constexprs | config.constexprs | {"BLOCK_M": block_m}, **config.launch,
         )  # fmt: skip
     if target is not out:
         out.copy_(target)

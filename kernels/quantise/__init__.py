@@ -1,10 +1,10 @@
-"""quantise: keys as INT8 and values as FP8 or scaled float16, for products that run at a multiple of the 16-bit rate.
+"""quantise: queries and keys as INT8, values as FP8 or scaled float16, for products that run at a multiple of the 16-bit rate.
 
 After SageAttention (arXiv 2410.02367) and SageAttention2 (arXiv 2411.10958). The mean over the tokens is taken off the keys,
-which the softmax does not see, and off the queries, whose part in the logits is a number a key. Each key has a scale of its
-own, so that lists of keys need no blocks. Two steps are added. A channel that is large in the keys and small in the queries
-would leave the others few levels, so both sides are balanced, as SmoothQuant (arXiv 2211.10438) does with weights. And the
-mean is taken off the values too, and put back behind the sum.
+which the softmax does not see, and off the queries, whose part in the logits is a number a key. Each key and each query has
+a scale of its own, so that lists of keys need no blocks. Two steps are added. A channel that is large in the keys and small
+in the queries would leave the others few levels, so both sides are balanced, as SmoothQuant (arXiv 2211.10438) does with
+weights. And the mean is taken off the values too, and put back behind the sum.
 """
 
 from __future__ import annotations
@@ -46,16 +46,22 @@ class Channels:
 
 @dataclass(frozen=True)
 class Quantised:
-    """Keys and values in few bits: k = scale * balance * k8 + k_mean, v = v_scale * v8 + v_mean.
+    """Queries, keys and values in few bits.
+
+    q = q_scale / balance * q8 + q_mean, k = k_scale * balance * k8 + k_mean, v = v_scale * v8 + v_mean. A logit in base 2, that
+    is log2(e) * sm_scale * q . k, is q8 . k8 by the first terms of both, plus the second ones. A term is NaN where its query or
+    key is no finite number.
 
     Attributes:
-        k8: [B, H, N, D] int8, contiguous.
-        k_terms: [B, H, N, 2] float32, contiguous: a key's scale, > 0; and what its logits have from the queries' mean,
-            log2(e) * sm_scale * q_mean . (k - k_mean), in base 2. NaN where a key is no finite number.
+        q8, k8: [B, H, N, D] int8, contiguous.
+        q_terms: [B, H, N, 2] float32, contiguous: log2(e) * sm_scale * q_scale; and log2(e) * sm_scale * q . k_mean.
+        k_terms: [B, H, N, 2] float32, contiguous: k_scale; and log2(e) * sm_scale * q_mean . (k - k_mean).
         v8: [B, H, N, D]; float8_e4m3fn or float16, or v itself where products in its own dtype are as fast.
         channels: what else belongs to these heads.
     """
 
+    q8: Tensor
+    q_terms: Tensor
     k8: Tensor
     k_terms: Tensor
     v8: Tensor
@@ -85,30 +91,39 @@ def measure_channels(q: Tensor, k: Tensor, v: Tensor, values: torch.dtype | None
 
 
 def quantise(
-    k: Tensor, v: Tensor, channels: Channels, *, sm_scale: float, values: torch.dtype | None = None, backend: str = "torch"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    channels: Channels,
+    *,
+    sm_scale: float,
+    values: torch.dtype | None = None,
+    backend: str = "torch",
 ) -> Quantised:
-    """Keys in INT8 with a scale each, values in `values` with a scale a channel.
+    """Queries and keys in INT8 with a scale each, values in `values` with a scale a channel.
 
     Args:
-        k, v: [B, H, N, D], fp16, bf16 or fp32, any strides.
+        q, k, v: [B, H, N, D], fp16, bf16 or fp32, any strides.
         channels: as `measure_channels` has them for these heads and `values`.
         sm_scale: softmax scale.
         values: torch.float8_e4m3fn, torch.float16, or None to leave v as it is.
         backend: "torch" or "triton".
     """
-    k8 = torch.empty(k.shape, dtype=torch.int8, device=k.device)
-    k_terms = torch.empty((*k.shape[:3], 2), dtype=torch.float32, device=k.device)
-    run("quantise", "quantise", backend, k, channels, sm_scale * LOG2_E, k8, k_terms)
+    made = []
+    for x, is_q in ((q, True), (k, False)):
+        made.append(torch.empty(x.shape, dtype=torch.int8, device=x.device))
+        made.append(torch.empty((*x.shape[:3], 2), dtype=torch.float32, device=x.device))
+        run("quantise", "quantise", backend, x, channels, sm_scale * LOG2_E, is_q, *made[-2:])
     v8 = v
     if values is not None:
         v8 = torch.empty(v.shape, dtype=values, device=v.device)
         run("quantise", "quantise_values", backend, v, channels, v8)
-    return Quantised(k8, k_terms, v8, channels)
+    return Quantised(*made, v8, channels)
 
 
 def quantised_bytes(tokens: int, head_dim: int, values: torch.dtype | None) -> int:
-    """Bytes of one head's quantised keys and values."""
-    return tokens * (head_dim * (1 + (0 if values is None else values.itemsize)) + 8)
+    """Bytes of one head's quantised queries, keys and values."""
+    return tokens * (head_dim * (2 + (0 if values is None else values.itemsize)) + 2 * 8)
 
 
 def _relative(size: Tensor) -> Tensor:

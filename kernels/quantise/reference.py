@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import LARGEST, LEAST, LEVELS, Channels
@@ -15,14 +16,20 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return steps.nan_to_num(0).clamp_(-LEVELS, LEVELS), scale
 
 
-def quantise(k: Tensor, channels: Channels, qk_scale: float, k8: Tensor, k_terms: Tensor) -> None:
-    """k8 and k_terms of the contract, head by head; qk_scale is log2(e) * sm_scale."""
+def quantise(x: Tensor, channels: Channels, qk_scale: float, is_q: bool, x8: Tensor, terms: Tensor) -> None:
+    """Of the contract q8 and q_terms, or k8 and k_terms, head by head; qk_scale is log2(e) * sm_scale."""
     balance, q_mean, k_mean, _, _ = channels.unbind()
-    for b in range(k.shape[0]):
-        for h in range(k.shape[1]):
-            centred = k[b, h].float() - k_mean[b, h]
-            steps, k_terms[b, h, :, 0] = rounded_rows(centred / balance[b, h])
-            k8[b, h], k_terms[b, h, :, 1] = steps.to(k8.dtype), centred @ q_mean[b, h] * qk_scale
+    for b in range(x.shape[0]):
+        for h in range(x.shape[1]):
+            rows = x[b, h].float()
+            if is_q:
+                steps, scale = rounded_rows((rows - q_mean[b, h]) * balance[b, h])
+                terms[b, h] = torch.stack([scale, rows @ k_mean[b, h]], -1) * qk_scale
+            else:
+                centred = rows - k_mean[b, h]
+                steps, scale = rounded_rows(centred / balance[b, h])
+                terms[b, h] = torch.stack([scale, centred @ q_mean[b, h] * qk_scale], -1)
+            x8[b, h] = steps.to(x8.dtype)
 
 
 def quantise_values(v: Tensor, channels: Channels, v8: Tensor) -> None:

@@ -10,7 +10,7 @@ from ..compat import FUSED
 from ..rows import token_rows
 from . import LARGEST, LEAST, LEVELS, Channels
 
-BLOCK_N = 64
+BLOCK_N = 32
 VARYING = ["qk_scale", "tokens", "heads", "stride_b", "stride_h", "stride_n"]
 
 
@@ -26,27 +26,35 @@ def rounded_rows(x, LEVELS: tl.constexpr, LEAST: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARYING)
 def _quantise_kernel(
-    k_ptr,  # [B, H, N, D], strides in rows of D
+    x_ptr,  # [B, H, N, D], strides in rows of D
     channels_ptr,  # [B, H, 5, D] float32, as `Channels` has them
-    k8_ptr,  # [B, H, N, D] int8
-    k_terms_ptr,  # [B, H, N, 2] float32
+    x8_ptr,  # [B, H, N, D] int8
+    terms_ptr,  # [B, H, N, 2] float32
     qk_scale, tokens, heads, stride_b: tl.int64, stride_h: tl.int64, stride_n: tl.int64,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
+    IS_Q: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     offs_d = tl.arange(0, HEAD_DIM)
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = rows < tokens
-    k_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
-    k = tl.load(k_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside[:, None], other=0.0)
+    x_ptr += (head // heads * stride_b + head % heads * stride_h) * HEAD_DIM
+    x = tl.load(x_ptr + (rows * stride_n * HEAD_DIM)[:, None] + offs_d[None, :], mask=inside[:, None], other=0.0)
+    x = x.to(tl.float32)
     channels_ptr += head * 5 * HEAD_DIM + offs_d
-    k = k.to(tl.float32) - tl.load(channels_ptr + 2 * HEAD_DIM)[None, :]
-    steps, scale = rounded_rows(k / tl.load(channels_ptr)[None, :], LEVELS, LEAST)
-    bias = tl.sum(k * tl.load(channels_ptr + HEAD_DIM)[None, :], 1) * qk_scale
-    tl.store(k8_ptr + ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :], steps, mask=inside[:, None])
-    k_terms_ptr += (head * tokens + rows) * 2
-    tl.store(k_terms_ptr, scale, mask=inside)
-    tl.store(k_terms_ptr + 1, bias, mask=inside)
+    balance = tl.load(channels_ptr)[None, :]
+    q_mean, k_mean = tl.load(channels_ptr + HEAD_DIM)[None, :], tl.load(channels_ptr + 2 * HEAD_DIM)[None, :]
+    if IS_Q:
+        bias = tl.sum(x * k_mean, 1)
+        steps, scale = rounded_rows((x - q_mean) * balance, LEVELS, LEAST)
+        scale *= qk_scale
+    else:
+        x -= k_mean
+        bias = tl.sum(x * q_mean, 1)
+        steps, scale = rounded_rows(x / balance, LEVELS, LEAST)
+    tl.store(x8_ptr + ((head * tokens + rows) * HEAD_DIM)[:, None] + offs_d[None, :], steps, mask=inside[:, None])
+    terms_ptr += (head * tokens + rows) * 2
+    tl.store(terms_ptr, scale, mask=inside)
+    tl.store(terms_ptr + 1, bias * qk_scale, mask=inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -70,12 +78,12 @@ def _quantise_values_kernel(
     tl.store(v8_ptr, v.to(v8_ptr.dtype.element_ty), mask=inside)
 
 
-def launch_quantise(k: Tensor, channels: Channels, qk_scale: float, k8: Tensor, k_terms: Tensor) -> None:
+def launch_quantise(x: Tensor, channels: Channels, qk_scale: float, is_q: bool, x8: Tensor, terms: Tensor) -> None:
     """See the reference."""
-    (b, h, n, d), (k, strides) = k.shape, token_rows(k)
-    constexprs = {"HEAD_DIM": d, "BLOCK_N": BLOCK_N, "LEVELS": LEVELS, "LEAST": LEAST}
+    (b, h, n, d), (x, strides) = x.shape, token_rows(x)
+    constexprs = {"IS_Q": is_q, "HEAD_DIM": d, "BLOCK_N": BLOCK_N, "LEVELS": LEVELS, "LEAST": LEAST}
     grid = (-(-n // BLOCK_N), b * h)
-    _quantise_kernel[grid](k, channels.rows, k8, k_terms, qk_scale, n, h, *strides, **constexprs, num_warps=4, **FUSED)
+    _quantise_kernel[grid](x, channels.rows, x8, terms, qk_scale, n, h, *strides, **constexprs, num_warps=4, **FUSED)
 
 
 def launch_quantise_values(v: Tensor, channels: Channels, v8: Tensor) -> None:

@@ -17,7 +17,7 @@ MOST = {"svg": 60, "svg2": 230}
 @pytest.fixture(scope="module")
 def memory(rows_of):
     rows = rows_of("memory", "--shapes", *SHAPES)
-    assert len(rows) == 2 * len(SHAPES)
+    assert len(rows) == 2 * 3 * len(SHAPES)
     return rows
 
 
@@ -27,9 +27,13 @@ def test_the_estimate_is_what_a_call_allocates(memory):
 
 
 def test_a_run_fits_beside_the_model(memory):
-    """0.6 GB a call, state in host memory; 1.6 GB with Wan 14B's state of cond and uncond at 720p on the GPU."""
+    """0.6 GB a call, state in host memory; 1.6 GB with Wan 14B's state of cond and uncond at 720p on the GPU.
+
+    What is quantised goes by groups of heads into the workspace that key lists have; SVG's lists stand beside it.
+    """
     for row in memory:
-        assert row["counted_bytes"] < 0.6e9 and row["run_bytes"] < 1.6e9, row
+        beside = 0.1e9 if row["provider"] == "svg" and row["precision"] != "16 bit" else 0
+        assert row["counted_bytes"] < 0.6e9 + beside and row["run_bytes"] < 1.6e9, row
 
 
 UNUSUAL = """
@@ -45,9 +49,11 @@ for batch, shape, settings in (
     (2, Shape(40, 128, 21, 45, 80), {"tile_cut": "cluster", "tail": "off"}),
     (2, Shape(40, 128, 70, 45, 80), {}),
 ):
-    for conditionings, choose_by in ((1, "density"), (2, "density"), (3, "density"), (1, "top_p")):
+    for conditionings, choose_by, precision in (
+        (1, "density", "16 bit"), (2, "density", "int8"), (3, "density", "16 bit"), (1, "top_p", "8 bit")
+    ):
         config = svg2_config(shape, choose_by=choose_by, **settings)
-        call = (shape, config, batch * conditionings, conditionings)
+        call = (shape, config, batch * conditionings, conditionings, precision)
         estimated = memory.estimated(*call)["estimated_bytes"]
         print(json.dumps([batch, conditionings, str(config), memory.counted(*call), estimated]))
 """

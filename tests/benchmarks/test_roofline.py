@@ -28,7 +28,8 @@ def test_every_gpu_has_a_table(run):
     result = run(sys.executable, FOLDER / "roofline.py", "--shape", "cpu_2k")
     assert result.returncode == 0, result.stderr[-2000:]
     found = tables(result.stdout)
-    assert len(found) == 8 and all(any(gpu in title for title in found) for gpu in ("A100", "H100", "4090", "5090"))
+    gpus = ("A100", "H100", "3090", "4090", "5090")
+    assert len(found) == 2 * len(gpus) and all(any(gpu in title for title in found) for gpu in gpus)
     for title, parts in found.items():
         own = {part: ms for part, ms in parts.items() if part not in (*SUMS, "dense")}
         assert {"attention", "launches"} <= own.keys()
@@ -38,6 +39,23 @@ def test_every_gpu_has_a_table(run):
         else:
             assert not PLANNING & own.keys() and "planning" not in parts
         assert parts["the call"] == pytest.approx(sum(own.values()), abs=0.06 * len(own))
+
+
+def test_few_bits_have_a_table_where_the_gpu_has_them(run):
+    result = run(sys.executable, FOLDER / "roofline.py", "--shape", "wan1.3b_480p", "--precisions", "16 bit", "int8", "8 bit")
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = tables(result.stdout)
+    assert len([title for title in found if "16 bit" in title]) == len([title for title in found if "int8" in title]) == 10
+    assert len([title for title in found if "8 bit" in title]) == 6
+    assert {"A100 SXM has no 8 bit", "RTX 3090 has no 8 bit"} <= set(result.stdout.splitlines())
+    for title, parts in found.items():
+        assert ("quantise" in parts) == ("16 bit" not in title)
+        sixteen = next(found[other] for other in found if other.split(",")[:3] == title.split(",")[:3] and "16 bit" in other)
+        if "RTX" in title and "16 bit" not in title:  # whose 16-bit products are the slowest part
+            assert parts["attention"] < 0.75 * sixteen["attention"]
+    line = next(line for line in result.stdout.splitlines() if line.startswith("| RTX 4090 | svg2, int8 | "))
+    _, _, _, density, ms, dense, *_ = line.split(" | ")
+    assert float(density) == pytest.approx(0.25, abs=0.01) and float(ms) * float(dense) > 0
 
 
 @pytest.fixture
@@ -62,7 +80,8 @@ def test_it_knows_waits_from_work(roofline, h100):
 
     def ms(name: str, keys: int = 18_900) -> float:
         lists = [[keys] * 591] * shape.heads
-        return sum(part.ms for part in roofline.attention(h100, shape, roofline.TileConfig.parse(name), lists, 1000, 2))
+        tile = roofline.TileConfig.parse(name)
+        return sum(part.ms for part in roofline.attention(h100, shape, roofline.Tiles(tile, tile), lists, 1000, 2))
 
     waits, ahead, half = ms("128x64w8s3t32d128"), ms("128x64w8s5t32d128"), ms("128x64w8s5t32d128", keys=9_450)
     assert ahead < 0.8 * waits and 0.5 * ahead < half < 0.6 * ahead

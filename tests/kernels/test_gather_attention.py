@@ -14,7 +14,6 @@ from sparse_videogen.kernels.gather_attention import gather_attention, tile_rows
 from sparse_videogen.kernels.plan import SECOND_ORDER_CAP, Plan, Tail
 from sparse_videogen.kernels.precision import PRECISIONS
 from sparse_videogen.kernels.quantise import measure_channels, quantise
-from sparse_videogen.kernels.quantise.reference import rounded_rows
 from sparse_videogen.kernels.tile_configs import tile_config
 
 # B, H, N, C, D, share of the clusters that a tile reads
@@ -99,14 +98,12 @@ def assert_exact(q, k, v, plan, backend, with_lse, precision="16 bit"):
 
 def quantised_exact(q, k, v, plan, sm_scale, values):
     """As `exact`, where queries, keys and values are what they are in few bits, and nothing else is rounded."""
-    channels = measure_channels(q, k, v, values)
-    made = quantise(k, v, channels, sm_scale=sm_scale, values=values)
-    balance, q_mean, k_mean, v_scale, v_mean = (x.double().unsqueeze(2) for x in channels.unbind())
-    steps, scale = rounded_rows((q.float() - q_mean.float()) * balance.float())
-    keys = made.k8.double() * made.k_terms[..., :1].double()
-    logits = (steps.double() * scale.double().unsqueeze(-1)) @ keys.mT
-    logits += q_mean @ (k.double() - k_mean).mT + q.double() @ k_mean.mT
-    return *exact(q, k, made.v8.double() * v_scale + v_mean, plan, sm_scale, sm_scale * logits), made
+    made = quantise(q, k, v, measure_channels(q, k, v, values), sm_scale=sm_scale, values=values)
+    _, q_mean, k_mean, v_scale, v_mean = (x.double().unsqueeze(2) for x in made.channels.unbind())
+    queries = made.q8.double() * made.q_terms[..., :1].double() * math.log(2)
+    logits = queries @ (made.k8.double() * made.k_terms[..., :1].double()).mT
+    logits += sm_scale * (q_mean @ (k.double() - k_mean).mT + q.double() @ k_mean.mT)
+    return *exact(q, k, made.v8.double() * v_scale + v_mean, plan, sm_scale, logits), made
 
 
 def set_values(monkeypatch, precision, values):

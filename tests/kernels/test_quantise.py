@@ -31,16 +31,22 @@ def make(b, h, n, d, device, dtype=torch.float32):
 def quantised(q, k, v, values=None, backend="torch"):
     """Keys and values by their own channels, which are attributes of what is returned."""
     channels = measure_channels(q, k, v, values)
-    made = quantise(k, v, channels, sm_scale=SM_SCALE, values=values, backend=backend)
+    made = quantise(q, k, v, channels, sm_scale=SM_SCALE, values=values, backend=backend)
     names = ("balance", "q_mean", "k_mean", "v_scale", "v_mean")
     of_channels = dict(zip(names, channels.unbind(), strict=True))
-    return SimpleNamespace(k8=made.k8, k_terms=made.k_terms, v8=made.v8, **of_channels)
+    return SimpleNamespace(**{name: x for name, x in vars(made).items() if name != "channels"}, **of_channels)
 
 
 def keys(made):
     """What k8 stands for, [B, H, N, D] float64."""
     scaled = made.k8.double() * made.k_terms[..., :1].double()
     return scaled * made.balance.double().unsqueeze(2) + made.k_mean.double().unsqueeze(2)
+
+
+def queries(made):
+    """What q8 stands for, [B, H, N, D] float64."""
+    scaled = made.q8.double() * made.q_terms[..., :1].double() / (SM_SCALE * math.log2(math.e))
+    return scaled / made.balance.double().unsqueeze(2) + made.q_mean.double().unsqueeze(2)
 
 
 def values(made):
@@ -53,18 +59,22 @@ def values(made):
 def test_stands_for_the_keys_and_values(b, h, n, d, kind, dtype, backend, device, poisoned):
     q, k, v = make(b, h, n, d, device, dtype)
     made = quantised(q, k, v, kind, backend)
-    step = made.k_terms[..., :1] * made.balance.unsqueeze(2)
-    assert ((keys(made) - k.double()).abs() <= 0.501 * step + 1e-6 * k.abs()).all()  # half a step, and float32's rounding
-    assert made.k8.dtype == torch.int8 and (made.k8.int().abs().amax(-1) == LEVELS).all()  # every key has all levels
-    exact = (k.double() - made.k_mean.double().unsqueeze(2)) @ made.q_mean.double().unsqueeze(-1) * SM_SCALE * math.log2(math.e)
-    torch.testing.assert_close(made.k_terms[..., 1:].double(), exact, atol=1e-4, rtol=1e-5)
+    q_step = made.q_terms[..., :1] / (SM_SCALE * math.log2(math.e) * made.balance.unsqueeze(2))
+    k_step = made.k_terms[..., :1] * made.balance.unsqueeze(2)
+    for x8, x, step, near in ((made.q8, q, q_step, queries(made)), (made.k8, k, k_step, keys(made))):
+        assert ((near - x.double()).abs() <= 0.501 * step + 1e-6 * x.abs()).all()  # half a step, and float32's rounding
+        assert x8.dtype == torch.int8 and (x8.int().abs().amax(-1) == LEVELS).all()  # every row has all levels
+    (q64, k64), (q_mean, k_mean) = (q.double(), k.double()), (x.double().unsqueeze(2) for x in (made.q_mean, made.k_mean))
+    exact = (q64 @ k64.mT) * SM_SCALE * math.log2(math.e)
+    parts = ((q64 - q_mean) @ (k64 - k_mean).mT) * SM_SCALE * math.log2(math.e)
+    torch.testing.assert_close(parts + made.q_terms[..., 1:] + made.k_terms[..., 1:].mT, exact, atol=1e-4, rtol=1e-5)
     if kind is None:
         assert made.v8 is v and torch.equal(values(made), v.double())
         return
     assert made.v8.dtype == kind and made.v8.float().abs().max() <= LARGEST[kind]
     near = HALF_STEP[kind] * (v.double() - made.v_mean.double().unsqueeze(2)).abs() + 2**-10 * made.v_scale.unsqueeze(2)
     assert ((values(made) - v.double()).abs() <= near).all()
-    held = sum(x.numel() * x.element_size() for x in (made.k8, made.k_terms, made.v8))
+    held = sum(x.numel() * x.element_size() for x in (made.q8, made.q_terms, made.k8, made.k_terms, made.v8))
     assert held == b * h * quantised_bytes(n, d, kind)
 
 
@@ -91,8 +101,10 @@ def test_the_softmax_does_not_see_a_mean(kind, backend, device):
     """Keys, queries and values may stand far off: their steps are those of what varies."""
     q, k, v = make(1, 2, 111, 64, device)
     near, far = (quantised(q + offset, k - offset, v + offset, kind, backend) for offset in (0, 100))
-    torch.testing.assert_close(far.k_terms[..., 0], near.k_terms[..., 0], atol=0, rtol=1e-3)
-    assert (far.k8.int() - near.k8.int()).abs().max() <= 1
+    for name in ("q", "k"):
+        a, b = (vars(made) for made in (far, near))
+        torch.testing.assert_close(a[f"{name}_terms"][..., 0], b[f"{name}_terms"][..., 0], atol=0, rtol=1e-3)
+        assert (a[f"{name}8"].int() - b[f"{name}8"].int()).abs().max() <= 1
     torch.testing.assert_close(far.v_scale, near.v_scale, atol=0, rtol=1e-3)
 
 

@@ -21,7 +21,7 @@ ALLOWED = {
     *("BLOCK_M", "BLOCK_N", "BLOCK_C", "BLOCK_S", "BLOCK_ROWS", "ROWS", "SEGMENTS", "COLUMNS"),
     *("HEAD_DIM", "SPREAD_D", "TAIL_BLOCK_N", "TAIL_STAGES", "TAIL", "KEYS", "RESUME", "WITH_LSE"),
     *("HAS_WINDOWS", "HAS_PREVIOUS", "HAS_VARIANCE", "HAS_MASK", "HAS_METRIC", "PRECISION"),
-    *("AT_LEAST_ONE", "RESOLUTION", "ABOVE_ALL"),
+    *("AT_LEAST_ONE", "RESOLUTION", "ABOVE_ALL", "QUANTISED", "IS_Q", "LEVELS", "LEAST"),
 }
 
 COUNT = """
@@ -50,7 +50,7 @@ torch.empty = lambda *a, **k: empty(*a, **k).zero_()  # results are never writte
 
 from load_pack import load_pack
 load_pack()
-from sparse_videogen.kernels import backend, failures
+from sparse_videogen.kernels import PRECISIONS, backend, failures
 backend.triton_obstacle = lambda device: None
 from sparse_videogen.svg_core import SVG2Config, SVGConfig, SparseState, VideoLayout, sparse_attention
 
@@ -64,7 +64,8 @@ for layout in (VideoLayout(4, 6, 7), VideoLayout(8, 16, 16), VideoLayout(5, 12, 
         for config in (SVGConfig(sparsity=0.5), SVG2Config(**svg2), SVG2Config(**svg2, choose_by="top_p", top_p=0.5)):
             for workspace_bytes in (1, 1 << 28):  # heads one by one, and together
                 call = {"config": config, "layout": layout, "backend": "triton", "workspace_bytes": workspace_bytes}
-                sparse_attention(q, q, q, **call)
+                for precision in PRECISIONS:
+                    sparse_attention(q, q, q, **call, precision=precision)
     seen.append(len(set(compiled)))
 names = sorted({kernel.split("-")[0] for kernel in compiled})
 print(json.dumps([seen, failures(), len(compiled), names]))
