@@ -29,7 +29,7 @@ class Gpu:
         shared_bytes: shared memory.
         l2_gbs, memory_gbs: what all can read from the L2 cache and from memory, GB/s.
         dense_tflops: of the best dense attention, head_dim 128, and whose.
-        sage_tflops: that SageAttention's authors report at head_dim 128, and of which version; None where they report none.
+        sage_tflops: that SageAttention's authors report at head_dim 128, and of which version.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Gpu:
     memory_gbs: float
     dense_tflops: float
     dense: str
-    sage_tflops: float | None = None
-    sage: str = ""
+    sage_tflops: float
+    sage: str
 
     def ms(self, cycles: float) -> float:
         return cycles / self.ghz / 1e6
@@ -59,93 +59,20 @@ def _rates(sixteen: int, float16: int, int8: int, fp8: int | None = None) -> dic
 # Rates of dense attention at head_dim 128 and 32K tokens: those of SageAttention and of FlashAttention 2 are the labels in the
 # charts of thu-ml/SageAttention (assets/*_hd128.png, *_sageattn2++.png), whose kernels are timed without quantising; that of
 # FlashAttention 3 is of its authors' benchmark.
+# fmt: off
 GPUS = (
-    Gpu(
-        "A100 SXM",
-        "8.0",
-        "A100",
-        108,
-        1.41,
-        _rates(2048, 2048, 4096),
-        (64, 64),
-        2048,
-        164 << 10,
-        4400,
-        2039,
-        204,
-        "FlashAttention 2",
-        278,
-        "SageAttention, INT8 and float16",
-    ),
-    Gpu(
-        "H100 SXM",
-        "9.0",
-        "H100",
-        132,
-        1.70,
-        _rates(4096, 4096, 8192, 8192),
-        (128, 64),
-        2048,
-        228 << 10,
-        5500,
-        3350,
-        621,
-        "FlashAttention 3",
-        882,
-        "SageAttention 2, INT8 and FP8",
-    ),
-    Gpu(
-        "RTX 3090",
-        "8.6",
-        "3090",
-        82,
-        1.70,
-        _rates(512, 1024, 2048),
-        (128, 64),
-        1536,
-        100 << 10,
-        2500,
-        936,
-        68,
-        "FlashAttention 2",
-        134,
-        "SageAttention, INT8 and float16",
-    ),
-    Gpu(
-        "RTX 4090",
-        "8.9",
-        "4090",
-        128,
-        2.52,
-        _rates(512, 1024, 2048, 1024),
-        (128, 64),
-        1536,
-        100 << 10,
-        5000,
-        1008,
-        164,
-        "FlashAttention 2",
-        493,
-        "SageAttention 2++, INT8 and FP8",
-    ),
-    Gpu(
-        "RTX 5090",
-        "12.0",
-        "5090",
-        170,
-        2.41,
-        _rates(512, 1024, 2048, 1024),
-        (128, 128),
-        1536,
-        100 << 10,
-        7000,
-        1792,
-        214,
-        "FlashAttention 2",
-        643,
-        "SageAttention 2++, INT8 and FP8",
-    ),
+    Gpu("A100 SXM", "8.0", "A100", 108, 1.41, _rates(2048, 2048, 4096), (64, 64), 2048, 164 << 10, 4400, 2039,
+        204, "FlashAttention 2", 278, "SageAttention"),
+    Gpu("H100 SXM", "9.0", "H100", 132, 1.70, _rates(4096, 4096, 8192, 8192), (128, 64), 2048, 228 << 10, 5500, 3350,
+        621, "FlashAttention 3", 882, "SageAttention 2"),
+    Gpu("RTX 3090", "8.6", "3090", 82, 1.70, _rates(512, 1024, 2048), (128, 64), 1536, 100 << 10, 2500, 936,
+        68, "FlashAttention 2", 134, "SageAttention"),
+    Gpu("RTX 4090", "8.9", "4090", 128, 2.52, _rates(512, 1024, 2048, 1024), (128, 64), 1536, 100 << 10, 5000, 1008,
+        164, "FlashAttention 2", 493, "SageAttention 2++"),
+    Gpu("RTX 5090", "12.0", "5090", 170, 2.41, _rates(512, 1024, 2048, 1024), (128, 128), 1536, 100 << 10, 7000, 1792,
+        214, "FlashAttention 2", 643, "SageAttention 2++"),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def main() -> None:
     common = {"shape": arguments.model, "tokens": layout.tokens, "head_density": reached}
     if arguments.precisions:
         for row in precisions(q, k, v, layout):
-            table.add({"op": "heads-precision", **common, **row})
+            table.add({"op": "quality-heads-precision", **common, **row})
         return
     common["op"] = "quality-heads"
     for provider in arguments.providers:

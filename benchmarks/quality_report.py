@@ -29,6 +29,16 @@ TABLES = {
         f"method | steps | which are dense | {FIGURES} | change error",
         f"name steps setting {CELLS} change_error:.3f",
     ),
+    "quality-precision": (
+        "Products in fewer bits",
+        f"method | setting | dense first | {FIGURES} | added | added, worst head",
+        f"name setting start_percent:.0% {CELLS} added:.2% added_max:.2%",
+    ),
+    "quality-heads-precision": (
+        "Products in fewer bits, heads as concentrated as {shape}'s, {tokens:,} tokens",
+        "head | density | precision | attention error | added | added, worst head",
+        "content density:.2f precision error:.4f added:.2% added_max:.2%",
+    ),
     "quality-heads": (
         "Heads as concentrated as {shape}'s, {tokens:,} tokens",
         "method | setting | density | computed | mean error | worst head",

@@ -282,8 +282,8 @@ def main() -> None:
                 known = measured(rows, gpu, arguments.shape, method, density) if precision == PRECISIONS[0] else {}
                 print("\n".join(lines_of(title, parts, flops, density, gpu, known)))
                 summary.append(compared(f"{method}, {precision}", gpu, sum(part.ms for part in parts), flops, density))
-    header = "GPU | call | density | ms | over dense | over SageAttention | dense TFLOP/s that would take as long"
-    print("\n".join(table("Calls", header, "gpu call density:.2f ms:.0f dense:.1f sage rate:.0f", summary)))
+    header = "GPU | call | density | ms | TFLOP/s of a dense call that takes as long | over FlashAttention | over SageAttention"
+    print("\n".join(table("Calls", header, "gpu call density:.2f ms:.0f rate:.0f dense:.1f sage:.1f", summary)))
 
 
 def _tiles(arguments: argparse.Namespace, gpu: Gpu, shape: Shape) -> Iterator[tuple[str, Tiles]]:
@@ -299,12 +299,10 @@ def _tiles(arguments: argparse.Namespace, gpu: Gpu, shape: Shape) -> Iterator[tu
 
 
 def compared(name: str, gpu: Gpu, ms: float, flops: float, density: float) -> dict:
-    """A call beside dense attention, and beside SageAttention where its authors say how fast it is."""
-    dense_ms, sage = flops / gpu.dense_tflops / 1e9, "-"
-    if gpu.sage_tflops:
-        sage = f"{flops / gpu.sage_tflops / 1e9 / ms:.1f}"
-    row = {"gpu": gpu.name, "call": name, "density": density, "ms": ms, "dense": dense_ms / ms, "sage": sage}
-    return row | {"rate": flops / ms / 1e9}
+    """A call beside dense attention, and beside SageAttention as its authors report it."""
+    rate = flops / ms / 1e9
+    times = {"dense": rate / gpu.dense_tflops, "sage": rate / gpu.sage_tflops}
+    return {"gpu": gpu.name, "call": name, "density": density, "ms": ms, "rate": rate, **times}
 
 
 if __name__ == "__main__":

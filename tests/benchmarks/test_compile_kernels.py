@@ -16,9 +16,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "compile_kernels.py"
 COMMITTED = ROOT / "benchmarks" / "results" / "compiled.jsonl"
+FEW = ("gather_attention", "quantise")  # in INT8 and FP8, whatever else is
 VERSIONS = {"oldest": ("bf16", "fp32"), "middle": ("bf16", "fp16"), "newest": ("bf16", "fp32")}
 CHOICE = {"score", "budget", "bins"}  # for every GPU under one Triton, for two under the others: they take long
-EVERYWHERE = {path.parent.name for path in (ROOT / "kernels").glob("*/triton_kernel.py")} - CHOICE
+EVERYWHERE = {path.parent.name for path in (ROOT / "kernels").glob("*/triton_kernel.py")} - CHOICE - {"quantise"}
 CHOICE_TARGETS = {"oldest": ("--targets", "8.0", "9.0"), "middle": (), "newest": ("--targets", "8.0", "9.0")}
 NVIDIA = {"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}
 ALL = NVIDIA | {"gfx942", "gfx1100"}
@@ -46,7 +47,7 @@ def compiled(version: str, folder: Path, *arguments) -> tuple[subprocess.Complet
 def test_every_row_is_ok(version, tmp_path):
     rows = []
     for arguments in (
-        ["--kernels", *sorted(EVERYWHERE), "--dtypes", *VERSIONS[version]],
+        ["--kernels", *sorted(EVERYWHERE), "--dtypes", *VERSIONS[version], "--precisions", "16 bit"],
         ["--kernels", *sorted(CHOICE), "--dtypes", "bf16", "fp32", *CHOICE_TARGETS[version]],
     ):
         result, made = compiled(version, tmp_path, *arguments)
@@ -78,11 +79,53 @@ def _compare_with_committed(rows: list[dict]) -> None:
         assert found in (None, row), f"{COMMITTED} is of older kernels: make it anew, see docs/performance.md"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_row_in_few_bits_is_ok(version, tmp_path):
+    """Where the table has them: multiplied as what they are, a tile on its way, nothing spilled."""
+    asked = ["--kernels", *FEW, "--precisions", "int8", "8 bit", "--dtypes", "bf16"]
+    result, rows = compiled(version, tmp_path, *asked)
+    bad = [row for row in rows if not row["ok"]]
+    assert result.returncode == 0 and not bad, f"{bad[:3]}\n{result.stderr[-2000:]}"
+    lists = [row for row in rows if row["kernel"] == "gather_attention"]
+    assert all("QUANTISED" in row["variant"] for row in lists)
+    fp8 = {"8.9", "9.0", "10.0"} | ({"12.0"} if version != "oldest" else set())  # the oldest has no FP8 product there
+    assert {row["target"] for row in lists} == NVIDIA | {"gfx942"}
+    assert {row["target"] for row in lists if row["config"].endswith("float8_e4m3fn")} == fp8
+    products = {(row["target"], product) for row in lists for product in row["products"]}
+    of_sm90 = {("9.0", "IGMMA"), ("9.0", "QGMMA")}
+    assert of_sm90 | {("8.0", "IMMA"), ("8.6", "IMMA"), ("8.9", "IMMA"), ("8.9", "QMMA"), ("12.0", "IMMA")} <= products
+    assert all(row["prefetch"] >= 1 for row in lists if row["target"] in NVIDIA)
+    assert {row["kernel"] for row in rows} == {"gather_attention", "quantise", "quantise_values"}
+    _compare_with_committed(rows)
+
+
+def test_products_of_another_kind_fail():
+    """A kernel in 16 bit where INT8 is asked for, and one with INT8 alone where FP8 is too: nothing else is wrong with them."""
+    pytest.importorskip("triton")
+    script = "import json, sys; sys.path.insert(0, sys.argv[1]); import compile_kernels as c; from dataclasses import replace\n"
+    script += """
+target = next(target for target in c.TARGETS if target.arch == "8.9")
+cases = {case.precision: case for case in c.CASES if case.op == "gather_attention"}
+for asked, is_, config in (
+    ("int8", "16 bit", "128x32w4s5t16d64"), ("8 bit", "int8", "128x32w8s5-float16"), ("int8", "int8", "128x32w8s5-float16")
+):
+    variant = {"TAIL": 0, "KEYS": True, "RESUME": False, "WITH_LSE": False, "QUANTISED": is_ != "16 bit"}
+    row = c.row_of((replace(cases[is_], precision=asked), target, 64, "bf16", config, variant))
+    print(json.dumps([row["ok"], row["spill_bytes"], row["prefetch"], row["products"]]))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", script, SCRIPT.parent], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows == [[False, 0, 1, ["HMMA"]], [False, 0, 1, ["HMMA", "IMMA"]], [True, 0, 1, ["HMMA", "IMMA"]]]
+
+
 @pytest.mark.parametrize("version", ["middle", "newest"])
 def test_a_loop_that_waits_for_each_copy_fails(version, tmp_path):
     result, rows = compiled(
         version, tmp_path, "--kernels", "gather_attention", "--targets", "8.0", "9.0", "--dtypes", "bf16",
-        "--configs", "128x32w8s3t16d128a",
+        "--configs", "128x32w8s3t16d128a", "--precisions", "16 bit", "int8",
     )  # fmt: skip
     lists = [row for row in rows if "KEYS" in row["variant"]]
-    assert result.returncode == 1 and len(lists) == 8 and all(row["prefetch"] == 0 and not row["ok"] for row in lists)
+    assert {"QUANTISED" in row["variant"] for row in lists} == {False, True}
+    assert result.returncode == 1 and len(lists) == 16 and all(row["prefetch"] == 0 and not row["ok"] for row in lists)

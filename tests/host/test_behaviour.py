@@ -12,10 +12,10 @@ from real_host import EVERYTHING, METHODS, SMALL, our_nodes, reports
 # In the order in which stored workflows hold their values.
 WIDGETS = {
     "SVGAttention": "preset sparsity start_percent end_percent "
-    "sampled_rows dense_blocks min_tokens max_error dense_attention backend verbose",
+    "sampled_rows dense_blocks min_tokens max_error dense_attention backend verbose precision",
     "SVG2Attention": "preset choose_by density target_error top_p start_percent end_percent "
     "density_start q_clusters k_clusters min_keep tail kmeans_init_iters kmeans_step_iters recluster_every score_every "
-    "dense_blocks min_tokens max_error dense_attention backend verbose",
+    "dense_blocks min_tokens max_error dense_attention backend verbose precision",
 }
 # What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
 SOCKETS = dict.fromkeys(METHODS, ["model"])
@@ -26,6 +26,7 @@ BAD_INPUTS = {
     "start": ({"start_percent": -0.5}, "start_percent"),
     "tokens": ({"min_tokens": -1}, "min_tokens"),
     "backend": ({"backend": "cuda"}, "backend"),
+    "precision": ({"precision": "4 bit"}, "precision"),
 }
 CASES = [(method, *case) for case in BAD_INPUTS.values() for method in METHODS]
 CASES += [("SVGAttention", {"sparsity": 0.99}, "sparsity")]
@@ -85,6 +86,16 @@ def test_verbose_logs_each_sparse_call(host, method):
     assert len(lines) == reports(result)[0]["sparse_calls"]
     assert {int(layer) for layer, _, _ in lines} == {1, 2}
     assert all(0 < float(error) < 1 for _, _, error in lines)
+
+
+@pytest.mark.parametrize("precision", ["int8", "8 bit"])
+def test_few_bits_change_little_and_the_line_names_them(host, method, precision):
+    sixteen, plain = host.render("wan21_t2v", method)
+    out, result = host.render("wan21_t2v", method, precision=precision)
+    assert 0 < (out - sixteen).norm() < 0.02 * sixteen.norm()
+    (report,) = reports(result)
+    assert report["precision"] == precision and f" calls sparse in {precision}, density" in report["line"]
+    assert report["precision_reason"] is None and "calls sparse, density" in reports(plain)[0]["line"]
 
 
 def test_triton_on_a_cpu_finishes_dense_and_says_the_remedy(host, control):

@@ -46,7 +46,7 @@ fault("executor raises", (attention, "gather_attention", raises(RuntimeError("no
 fault("plan raises", (attention, "plans", raises(IndexError("a bad plan"))), method="SVG")
 fault("warm-up raises", (attend_module, "warm_up", raises(RuntimeError("in warm-up"))), start_percent=0.5)
 fault("out of memory", (attention, "gather_attention", raises(no_memory)))
-fault("memory not told", (memory_module, "tile_rows", raises(RuntimeError("no tiles"))))
+fault("memory not told", (memory_module, "video_grid", raises(RuntimeError("no grid"))))
 
 def with_another(dense_attention):
     # A model with another pack's override, and the self-attention calls that reach it.
@@ -76,6 +76,19 @@ counts = lambda: {"failed": calls.count(2), "calls": len(calls)}
 fault("memory for one head", (memory_module, "WORKSPACE_BYTES", 1 << 21), for_one_head, facts=counts)
 in_a_kernels_words = RuntimeError("Triton Error [CUDA]: out of memory")
 fault("a kernel's memory", gather_unless(in_a_kernels_words, lambda: len(calls) == 1))
+
+died_once = []
+def without_int8(wanted, *args):
+    left = ("16 bit", "precision 'int8' cannot run: its kernel failed before; '16 bit' runs in its place")
+    return left if died_once else ("int8", None)
+def gather_in_16_bit(*args, **kwargs):
+    if kwargs.get("precision") == "int8":
+        died_once.append(True)
+        raise RuntimeError("ptxas died")
+    return gather(*args, **kwargs)
+places = [(importlib.import_module(f"sparse_videogen.{name}"), "nearest_precision", without_int8)
+          for name in ("nodes.run", "svg_core.call")]
+fault("no int8 kernel", *places, (attention, "gather_attention", gather_in_16_bit), precision="int8")
 
 module = model.model.diffusion_model.blocks[1].self_attn.norm_q
 with torch.no_grad():
@@ -227,6 +240,7 @@ ENDS = {
     **dict.fromkeys(WITH_ANOTHER, ("dense", [FAILED], " error")),
     "memory for one head": ("sparse", ["out of memory: from here on fewer heads are computed at a time"], SPARSE),
     "a kernel's memory": ("sparse", [], SPARSE),
+    "no int8 kernel": ("sparse", ["precision 'int8' cannot run: its kernel failed before"], SPARSE),
     "kernels raise": (
         "sparse",
         [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in KERNELS],

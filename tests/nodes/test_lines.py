@@ -47,10 +47,11 @@ def test_a_run():
     "change, line",
     [
         ({"work": 0.97}, "36 of 48 calls sparse, density 0.31, error 2.1%"),
+        ({"precision": "int8"}, "36 of 48 calls sparse in int8, density 0.31, error 2.1%, 0.53 of the work of dense attention"),
         (NOTHING, "All 48 calls dense"),
         (NOTHING | {"calls": 0, "work": None, "dense_reasons": {}}, "No attention call reached this node"),
     ],
-    ids=["no gain", "dense", "no calls"],
+    ids=["no gain", "few bits", "dense", "no calls"],
 )
 def test_a_run_with_less_to_tell(change, line):
     assert run_words(REPORT | change)["line"] == line

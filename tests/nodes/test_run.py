@@ -75,6 +75,35 @@ def test_a_kernel_that_failed_is_named(monkeypatch):
     assert "assign (9.0, bfloat16)" in report["warnings"][0]
 
 
+def test_the_precision_that_runs_is_told_and_why_it_is_another_once(caplog):
+    q = torch.zeros(1, 1, 8, 64)  # float32, which the kernels leave as it is
+    run = make_run(precision="8 bit", backend="triton")
+    assert run.report()["precision"] is None
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            run.note_precision(q)
+    report, reason = run.report(), "precision '8 bit' cannot run: it is for models in 16 bit, and this one is in float32"
+    assert report["precision"] == "16 bit" and report["precision_reason"] == f"{reason}; '16 bit' runs in its place"
+    assert [reason in record.message for record in caplog.records] == [True]
+    assert report["precision_reason"] in report["notes"] and not run.takes_more_bits(q)
+
+    run = make_run(precision="8 bit")
+    run.note_precision(q)  # on a CPU torch does the work, and rounds as the kernels do
+    assert run.report()["precision"] == "8 bit" and run.report()["precision_reason"] is None
+
+
+def test_after_a_failed_kernel_more_bits_are_taken(monkeypatch):
+    pytest.importorskip("triton")
+    q, run = torch.zeros(1, 1, 8, 64, dtype=torch.float16), make_run(precision="8 bit", backend="triton")
+    assert not run.takes_more_bits(q)  # nothing ran yet
+    run.note_precision(q)
+    assert run.report()["precision"] == "8 bit" and not run.takes_more_bits(q)
+    monkeypatch.setattr(backend, "_failures", {"gather_attention (cpu, float16, 8 bit)": "RuntimeError: no ptxas"})
+    assert run.takes_more_bits(q)
+    run.note_precision(q)
+    assert run.report()["precision"] == "int8" and not run.takes_more_bits(q)
+
+
 def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):
     run = make_run()
     reasons = {run.fail(RuntimeError("broken")) for _ in range(3)}
