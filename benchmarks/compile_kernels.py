@@ -243,7 +243,12 @@ def row_of(job: tuple) -> dict:
     if config:
         tile = configs.TileConfig.parse(config)
         launch, values = tile.launch, tile.values
-        constants |= {"TAIL_BLOCK_N": None, "SPREAD_D": None, "TAIL_STAGES": None} | tile.constexprs
+        constants |= {
+            "SHORT_SUMS": values is not None,
+            "TAIL_BLOCK_N": None,
+            "SPREAD_D": None,
+            "TAIL_STAGES": None,
+        } | tile.constexprs
     constants = {name: value for name, value in {**constants, **variant}.items() if name in kernel.arg_names}
     row = {
         "op": "compiled",

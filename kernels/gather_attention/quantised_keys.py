@@ -9,7 +9,7 @@ import triton.language as tl
 @triton.jit
 def _attend_tile(
     q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, inside, stride_vn, acc, m_i, l_i,
-    HEAD_DIM: tl.constexpr, MASKED: tl.constexpr, SHIFT: tl.constexpr,
+    HEAD_DIM: tl.constexpr, MASKED: tl.constexpr, SHIFT: tl.constexpr, SHORT_SUMS: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax; p and its sum are 2^SHIFT times what they are elsewhere."""
     offs_d = tl.arange(0, HEAD_DIM)
@@ -26,7 +26,7 @@ def _attend_tile(
     rescale = tl.exp2(m_i - m_new)
     l_i = l_i * rescale + tl.sum(p, 1)  # of p before it is rounded
     v = tl.load(v_ptr + (keys * stride_vn * HEAD_DIM)[:, None] + offs_d[None, :])
-    if v.dtype == tl.bfloat16:
+    if not SHORT_SUMS:
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
     else:
         # Sums of few bits end with the tile: FP8 products keep 14 bits or so of theirs, and those of float16 are in float16.
@@ -39,9 +39,12 @@ def _attend_tile(
 @triton.jit
 def attend_quantised_keys(
     q, q_terms_ptr, k_ptr, k_terms_ptr, v_ptr, channels_ptr, key_index_ptr, count, stride_vn, acc, m_i, l_i,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, SHORT_SUMS: tl.constexpr,
 ):  # fmt: skip
-    """Goes through the tile's list of `count` keys; acc, m_i and l_i are then those of queries, keys and values themselves."""
+    """Goes through the tile's list of `count` keys; acc, m_i and l_i are then those of queries, keys and values themselves.
+
+    SHORT_SUMS: values are scaled, so that a tile's sums may have few bits; else they are in the model's own dtype.
+    """
     # e4m3 ends at 448, and what is below 2^-9 is zero: p reaches from one to the other.
     SHIFT: tl.constexpr = 8.807354922057604 if v_ptr.dtype.element_ty == tl.float8e4nv else 0.0
     offs_n = tl.arange(0, BLOCK_N)
@@ -50,14 +53,16 @@ def attend_quantised_keys(
     for start in range(0, whole, BLOCK_N):
         keys = tl.load(key_index_ptr + start + offs_n)
         acc, m_i, l_i = _attend_tile(
-            q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, offs_n >= 0, stride_vn, acc, m_i, l_i, HEAD_DIM, False, SHIFT
-        )
+            q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, offs_n >= 0, stride_vn, acc, m_i, l_i,
+            HEAD_DIM, False, SHIFT, SHORT_SUMS,
+        )  # fmt: skip
     if whole < count:  # columns beyond the end repeat the last key, and weigh nothing
         keys = tl.load(key_index_ptr + tl.minimum(whole + offs_n, count - 1))
         inside = whole + offs_n < count
         acc, m_i, l_i = _attend_tile(
-            q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, inside, stride_vn, acc, m_i, l_i, HEAD_DIM, True, SHIFT
-        )
+            q, q_scale, k_ptr, k_terms_ptr, v_ptr, keys, inside, stride_vn, acc, m_i, l_i,
+            HEAD_DIM, True, SHIFT, SHORT_SUMS,
+        )  # fmt: skip
     channels_ptr += tl.arange(0, HEAD_DIM)
     unit = tl.exp2(-SHIFT)
     l_i *= unit

@@ -133,7 +133,8 @@ def _gather_attention_kernel(
     KEYS: tl.constexpr,  # whether this pass goes through the lists
     RESUME: tl.constexpr,  # whether an earlier pass left its result in out and lse
     WITH_LSE: tl.constexpr,
-    QUANTISED: tl.constexpr,  # whether the lists' keys are, and the values as their dtype says
+    QUANTISED: tl.constexpr,  # whether the lists' queries and keys are
+    SHORT_SUMS: tl.constexpr,  # whether then the values are too
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_BLOCK_N: tl.constexpr, SPREAD_D: tl.constexpr,
     TAIL_STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -170,7 +171,7 @@ def _gather_attention_kernel(
             acc, m_i, l_i = attend_quantised_keys(
                 q, q_terms_ptr + (b * stride_qb + h * stride_qh + tl.maximum(rows, 0)) * 2, k_ptr,
                 k_terms_ptr + b * stride_kb + h * stride_kh, v_ptr, channels_ptr + head * 5 * HEAD_DIM,
-                key_index_ptr, count, stride_vn, acc, m_i, l_i, HEAD_DIM, BLOCK_N,
+                key_index_ptr, count, stride_vn, acc, m_i, l_i, HEAD_DIM, BLOCK_N, SHORT_SUMS,
             )  # fmt: skip
         else:
             acc, m_i, l_i = _attend_keys(
@@ -238,7 +239,8 @@ def launch_gather_attention(
             sm_scale * LOG2_E, 0.5 * sm_scale**2 * LOG2_E, SECOND_ORDER_CAP * LOG2_E,
             *chain(*strides), *out_strides,
             0 if lse is None else lse.stride(0), 0 if lse is None else lse.stride(1),
-            **constexprs, HEAD_DIM=d, PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
+            **constexprs, SHORT_SUMS=config.values is not None, HEAD_DIM=d,
+            PRECISION=float32_precision() if q.dtype == torch.float32 else "ieee",
             **own.constexprs | config.constexprs | {"BLOCK_M": block_m}, **config.launch,
         )  # fmt: skip
     if target is not out:

@@ -163,6 +163,17 @@ def test_few_bits_in_any_memory_order(precision, view, backend, device):
     torch.testing.assert_close(out, expected, atol=2e-3, rtol=0)  # sums for the means may differ in their order
 
 
+@pytest.mark.parametrize("values", [None, "float16", "float8_e4m3fn"], ids=str)
+def test_sums_of_a_tile_do_not_overflow(values, backend, device, monkeypatch):
+    """Whose every key weighs as much, and has values near the end of float16."""
+    q, k, v, plan = make(1, 2, 111, 9, 64, 1.0, device, torch.float16)
+    precision = "8 bit" if values == "float8_e4m3fn" else "int8"
+    set_values(monkeypatch, precision, values)
+    v = 3e4 + 1e4 * v.clamp(-3, 3)
+    out = gather_attention(0 * q, k, v, plan, sm_scale=0.125, backend=backend, precision=precision)
+    torch.testing.assert_close(out.double(), v.double().mean(2, keepdim=True).expand_as(out), atol=0, rtol=4e-3)
+
+
 @pytest.mark.parametrize("precision", ["int8", "8 bit"])
 def test_few_bits_of_what_is_no_number_or_far_too_large(precision, backend, device):
     q, k, v, plan = make(1, 2, 63, 5, 64, 0.5, device, torch.float16, 2)
