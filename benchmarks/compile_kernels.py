@@ -366,8 +366,19 @@ def _jobs(arguments: argparse.Namespace):
                     continue
                 names = arguments.configs or [own] if case.matrix else names
             for name in names:
-                variants = case.variants(configs.TileConfig.parse(name)) if callable(case.variants) else case.variants
-                yield from ((case, target, head_dim, dtype, name, variant) for variant in variants)
+                tile = configs.TileConfig.parse(name) if name else None
+                for variant in case.variants(tile) if callable(case.variants) else case.variants:
+                    if not variant.get("RESUME") or tile.tail_apart or dtype != "fp32" and _has_few_bits(target, head_dim):
+                        yield case, target, head_dim, dtype, name, variant
+
+
+def _has_few_bits(target: Target, head_dim: int) -> bool:
+    """Whether lists run in few bits there, after which the tail goes on, whatever it does in 16 bit."""
+    configs = importlib.import_module("sparse_videogen.kernels.tile_configs")
+    try:
+        return configs.config_for("gather_attention", head_dim, target.arch, "int8") is not None
+    except configs.NoTileConfig:
+        return False
 
 
 def main() -> None:

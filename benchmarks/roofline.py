@@ -135,7 +135,7 @@ def quantising(gpu: Gpu, shape: Shape, tiles: Tiles) -> list[Part]:
         return []
     values = 3 * 2 + tiles.values_bytes if tiles.lists.values else 0
     size = shape.heads * shape.tokens * (shape.head_dim * (2 * (2 + 2 + 1) + values) + 2 * 8)
-    return [moved(gpu, "quantise", size, "q, k and v read twice, and written in few bits")]
+    return [moved(gpu, "quantise", size, "q, k and v read for their means and sizes, and written in few bits")]
 
 
 def moved(gpu: Gpu, name: str, size: float, what: str) -> Part:
@@ -215,7 +215,7 @@ def call(gpu: Gpu, shape: Shape, config: SVGConfig | SVG2Config, tiles: Tiles, l
     if isinstance(config, SVGConfig):
         read_bytes = 2 * 4 * shape.heads * shape.tokens * shape.head_dim
         profiling = moved(gpu, "profiling", read_bytes, "k and v for each pattern")
-        together = WORKSPACE_BYTES // held if held else shape.heads
+        together = min(shape.heads, max(1, WORKSPACE_BYTES // held)) if held else shape.heads
         return [profiling, *few, *attention(gpu, shape, tiles, heads, 0, together)]
     planned_call = Call(config, layout_of(shape), shape.head_dim**-0.5, tiles.lists.block_m, "triton")
     together = max(1, WORKSPACE_BYTES // (list_bytes(planned_call) + sharing(config) * held))

@@ -20,7 +20,7 @@ def nearest_precision(
 ) -> tuple[str, str | None]:
     """The precision wanted, or the nearest finer one that runs for such q, k, v; and why, if it is another.
 
-    Torch rounds as the kernels do, so that its results are theirs; it gains no time by it.
+    Torch rounds as the kernels do, and gains no time by it.
 
     Raises:
         ValueError: `wanted` is none of `PRECISIONS`.
@@ -50,5 +50,5 @@ def _missing(precision: str, head_dim: int, device: torch.device) -> str | None:
     try:
         tile_config("gather_attention", head_dim, device, precision=precision)
     except NoTileConfig:
-        return f"{REMEDIES[precision]}; this one is {architecture(device)}"
+        return f"{REMEDIES[precision]}; this GPU's architecture is {architecture(device)}"
     return None

@@ -36,17 +36,19 @@ def _guarded(run: Run, call: VideoCall, work: Callable[[Run, VideoCall], Tensor 
     after an error.
     """
     while run.failure is None:
-        short = False
+        tried, short = run.precision_for(call.q)[0], False
         try:
             return work(run, call)
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # a render is never lost to the accelerator: dense from here on, and said
             short = host.is_out_of_memory(error)
-            if short and not run.settings.planner.can_split(_core_call(run, call)):
+            if short and not run.settings.planner.can_split(_core_call(run, call), *_size(call)):
                 run.fail(error, "out_of_memory")
-            elif not short and not run.takes_more_bits(call.q):
+            elif not short and run.precision_for(call.q)[0] == tried:
                 run.fail(error)
+            elif not short:  # at most two such turns: each has more bits than the one before
+                run.warn(f"a kernel failed; more bits than {tried!r} are taken from now on", error)
         if short and run.failure is None:  # beyond the handler, which holds on to the failed call's tensors
             run.halve_workspace(call.q.device)
             comfy.model_management.soft_empty_cache()
@@ -78,7 +80,7 @@ def _warm_up(run: Run, call: VideoCall) -> None:
 
 def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
     """The call as a whole, or by elements of the batch where their layouts differ: q, k, v, and what goes with them."""
-    size = len(call.q) // len(call.layouts)
+    size, _ = _size(call)
     common = {"config": run.config, "backend": run.settings.backend, "state": run.on(call.q.device).state, **call.sharing}
     for i, layout in enumerate(call.layouts):
         q, k, v = (x[i * size : (i + 1) * size] for x in (call.q, call.k, call.v))
@@ -86,6 +88,11 @@ def _elements(run: Run, call: VideoCall) -> Iterator[tuple]:
         if call.sharing:
             own["shared_key"] = (call.sharing["shared_key"], i % call.videos)
         yield q, k, v, common | own
+
+
+def _size(call: VideoCall) -> tuple[int, int]:
+    """Elements of the batch that go together, and heads."""
+    return len(call.q) // len(call.layouts), call.q.shape[1]
 
 
 def _core_call(run: Run, call: VideoCall) -> Call:

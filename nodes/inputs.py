@@ -131,9 +131,8 @@ def execution_inputs() -> list:
             "precision",
             options=list(PRECISIONS),
             default=PRECISIONS[0],
-            tooltip="How many bits the products of sparse attention have. 16 bit is the most exact; int8 multiplies queries "
-            "and keys in INT8; 8 bit multiplies the values in FP8 as well (RTX 40 series, H100 and newer). Fewer bits are "
-            "faster, but a little further from the dense result. A GPU that cannot do it takes the next finer one, and the "
-            "report says so.",
+            tooltip="Precision of the multiplications in sparse attention. 16 bit is the most exact. int8 multiplies queries "
+            "and keys in INT8; it should be the fastest on GeForce cards. 8 bit also multiplies the values in FP8 (RTX 40 "
+            "series, H100 and newer). A GPU without the one you choose uses the next more exact one, and the report says so.",
         ),
     ]

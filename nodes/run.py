@@ -28,7 +28,9 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Share:
-    """What a run has on one device: the planners' state, and bytes of key lists at a time, halved when memory runs out."""
+    """What a run has on one device: the planners' state, and bytes for what goes by groups of heads, halved when memory is
+    short.
+    """
 
     state: SparseState
     workspace_bytes: int
@@ -185,6 +187,10 @@ class Run:
             log.warning("%s %s failed; the rest of this run is dense", PREFIX, self.settings.method, exc_info=error)
         return self.failure
 
+    def warn(self, message: str, error: Exception) -> None:
+        """Logs `message` with the error's traceback; the run goes on."""
+        log.warning("%s %s: %s", PREFIX, self.settings.method, message, exc_info=error)
+
     def count_dense(self, reason: Reason, layer: int | None = None) -> None:
         """Counts a call that stays dense."""
         self.record.count_dense(max(0, self._step), reason, layer)
@@ -193,16 +199,13 @@ class Run:
 
     def note_precision(self, q: torch.Tensor) -> None:
         """Takes note of the precision of a sparse call with q [B, H, N, D]; says once where it is not the one set."""
-        self.precision, reason = self._precision_for(q)
+        self.precision, reason = self.precision_for(q)
         if reason is not None:
             self.precision_reason = reason
             self.say_once(reason)
 
-    def takes_more_bits(self, q: torch.Tensor) -> bool:
-        """Whether the call that just failed with this q will not run in the same precision again."""
-        return self.precision is not None and self._precision_for(q)[0] != self.precision
-
-    def _precision_for(self, q: torch.Tensor) -> tuple[str, str | None]:
+    def precision_for(self, q: torch.Tensor) -> tuple[str, str | None]:
+        """In which precision a sparse call with q [B, H, N, D] runs, and why not as set; as `nearest_precision`."""
         backend, _ = backend_status(q.device, q.dtype, q.shape[3], self.settings.backend)
         return nearest_precision(self.settings.precision, q.shape[3], q.device, q.dtype, backend)
 

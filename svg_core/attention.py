@@ -55,8 +55,8 @@ def sparse_attention(
         sm_scale: softmax scale; None is D^-0.5.
         measure_error: also compute some rows exactly and compare (under 0.1 % of full attention).
         max_error: heads whose measured error is above are computed in full; 0 measures none. Waits for the device.
-        workspace_bytes: of SVG2's key lists, and of quantised keys and values, that exist at a time; fewer heads run together
-            where it is small.
+        workspace_bytes: of SVG2's key lists, and of quantised queries, keys and values, that exist at a time; fewer heads run
+            together where it is small.
         conditionings: of each video in the batch: with V videos, elements b, b + V and so on are the same one, and are
             planned together.
         shared_key: in place of `key`, of what all conditionings of a video share, where they come in calls of their own.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels import PRECISIONS
 from ..kernels.exact_rows import exact_rows
 from ..kernels.gather_attention import computed_blocks
 from .call import Call
@@ -41,8 +42,9 @@ def audit(
     """
     layout, video = call.layout, planned[-1]
     pairs = sum(queries.pairs() for queries in planned)
-    blocks = computed_blocks(q, call.backend, call.precision)
-    computed = sum(queries.pairs(*blocks) for queries in planned)
+    precisions = [call.precision if queries is video else PRECISIONS[0] for queries in planned]
+    blocks = [computed_blocks(q, call.backend, precision) for precision in precisions]
+    computed = sum(queries.pairs(*block) for queries, block in zip(planned, blocks, strict=True))
     rows = _sampled_rows(layout, q.device, state)
     sampled = out.index_select(2, rows).float()
     error = exact_finite = None

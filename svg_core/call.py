@@ -26,13 +26,13 @@ class Call:
         sm_scale: softmax scale.
         block_m: M, the query rows of a tile.
         backend: "triton" or "torch".
-        workspace_bytes: of SVG2's key lists, and of quantised keys and values, that exist at a time; fewer heads run together
-            where it is small.
+        workspace_bytes: of SVG2's key lists, and of quantised queries, keys and values, that exist at a time; fewer heads run
+            together where it is small.
         conditionings: of each video in the batch: elements b, b + V, b + 2V ... of it are video b.
         shared_key: of the clusters, which all conditionings of a video share; None shares them with no other call.
         turn: calls of one shared_key with the same turn are of one moment: the first one's clusters hold for all.
         precision: of the video's products, one that runs here.
-        quantised_bytes: of one head's keys and values in this precision.
+        quantised_bytes: of one head's queries, keys and values in this precision.
     """
 
     config: Config

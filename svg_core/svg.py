@@ -76,7 +76,7 @@ def warm_up(q: Tensor, k: Tensor, call: Call, state: SparseState, key: Hashable)
 def call_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     """Bytes that one call allocates at its peak, its output apart, for 16-bit q, k, v: the lists of both patterns.
 
-    And beside them what is needed first to profile the heads, then for keys and values in few bits.
+    And beside them what is needed first to profile the heads, then for queries, keys and values in few bits.
     """
     tiles = -(-call.layout.video_tokens // call.block_m)
     listed = sum(band.listed for band in bands(call))
@@ -89,13 +89,13 @@ def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     return 0
 
 
-def can_split(call: Call) -> bool:
-    """All heads share their lists: fewer at a time take less memory only where each brings quantised keys and values."""
-    return call.workspace_bytes >= 2 * call.quantised_bytes > 0
+def can_split(call: Call, batch: int, heads: int) -> bool:
+    """All heads share their lists: fewer at a time take less memory only where each brings what is quantised of it."""
+    return call.quantised_bytes > 0 and min(heads, _together(call, batch)) > 1
 
 
 def _together(call: Call, batch: int) -> int:
-    """Heads of a batch whose keys and values are quantised at a time."""
+    """Heads of a batch that are quantised at a time."""
     return max(1, call.workspace_bytes // max(1, batch * call.quantised_bytes))
 
 

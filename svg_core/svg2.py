@@ -115,7 +115,7 @@ def _sharing(call: Call, key: Hashable) -> tuple[Call, Hashable]:
 
 
 def _together(call: Call) -> int:
-    """Heads of one video that run at a time: their key lists, and the quantised keys and values of its conditionings."""
+    """Heads of one video that run at a time: their key lists, and what is quantised of all its conditionings."""
     shared = call.conditionings if call.config.by_error else 1
     return max(1, call.workspace_bytes // (list_bytes(call) + shared * call.quantised_bytes))
 
@@ -173,8 +173,8 @@ def state_bytes(call: Call, batch: int, heads: int, head_dim: int) -> int:
     return videos * heads * (2 * (sum(_clusters(call)) + ALIKE_TOKENS) * head_dim + labels)
 
 
-def can_split(call: Call) -> bool:
-    """Whether half the workspace holds fewer key lists, and still those of one head."""
+def can_split(call: Call, batch: int, heads: int) -> bool:
+    """Whether half the workspace holds fewer heads' lists and quantised tensors, and still those of one."""
     return _together(call) > 1
 
 

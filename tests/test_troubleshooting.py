@@ -12,7 +12,7 @@ SOURCES = [*sorted((ROOT / "nodes").glob("*.py")), *sorted((ROOT / "kernels").gl
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 # Position of the message among the arguments.
 SPEAKERS = {"say": 1} | dict.fromkeys(
-    ("say_once", "info", "warning", "append", "ValueError", "RuntimeError", "NoTileConfig"), 0
+    ("say_once", "warn", "info", "warning", "append", "ValueError", "RuntimeError", "NoTileConfig"), 0
 )
 
 

@@ -103,13 +103,13 @@ def gather_attention(
     if DEBUG:
         _check_indices(plan, k.shape[2])
     out = torch.empty_like(q) if out is None else out
-    # Torch's loop is no replacement for a kernel that failed: at Wan's size it would launch 24,000 small products.
     quantised, names = None, {}
     if precision != SIXTEEN:
         values, names = values_dtype(q, precision), {"precision": precision}
         channels = measure_channels(q, k, v, values) if channels is None else channels
         quantised = quantise(q, k, v, channels, sm_scale=sm_scale, values=values, backend=backend)
     args = (q, k, v, plan, sm_scale, out, lse, quantised, precision)
+    # Torch's loop is no replacement for a kernel that failed: at Wan's size it would launch 24,000 small products.
     run("gather_attention", "gather_attention", backend, *args, fallback=False, **names)
     return out
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from ..plan import SECOND_ORDER_CAP, Plan, Tail
-from ..quantise import LARGEST, Quantised
+from ..quantise import Quantised
+
+# To which a row's largest weight is scaled before it is rounded.
+LARGEST_WEIGHT = {torch.float8_e4m3fn: 448.0, torch.float16: 1.0}
 
 
 def gather_attention(
@@ -69,12 +72,10 @@ class _HeadQuantised:
 
     def weighted(self, probs: Tensor, values: Tensor) -> Tensor:
         """probs [rows, n] with quantised values [n, D] -> [rows, D]."""
-        weights = probs
-        if self.v8.dtype == torch.float8_e4m3fn and len(values):
-            unit = probs.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST[self.v8.dtype]
-            weights = (probs / unit).clamp(max=LARGEST[self.v8.dtype]).to(self.v8.dtype).float() * unit
-        elif self.v8.dtype == torch.float16:
-            weights = probs.half().float()
+        weights, largest = probs, LARGEST_WEIGHT.get(self.v8.dtype)
+        if largest and len(values):
+            unit = probs.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / largest
+            weights = (probs / unit).clamp(max=largest).to(self.v8.dtype).float() * unit
         return (weights @ values) * self.v_scale + probs.sum(1, keepdim=True) * self.v_mean
 
 

@@ -216,23 +216,24 @@ def launch_gather_attention(
     tiles, block_m = plan.query_index.shape[1:]
     tail = plan.tail
     order = 0 if tail is None else 1 if tail.k_variance is None else 2
-    mean = variance = value = log_size = cluster_mask = plan.key_count  # where nothing reads them
+    # Where nothing reads them they are q: aligned as it is, so that no kernel is compiled once more for another dummy.
+    mean = variance = value = log_size = cluster_mask = q
     if tail is not None:
         mean, value = tail.k_mean.to(q.dtype).contiguous(), tail.v_mean.to(q.dtype).contiguous()
         variance = mean if order == 1 else tail.k_variance.to(q.dtype).contiguous()
         log_size, cluster_mask = tail.log_size.contiguous(), tail.cluster_mask.contiguous().view(torch.uint8)
-    terms = [plan.key_count] * 3
-    if quantised is not None:
-        terms = [quantised.q_terms, quantised.k_terms.view(torch.int64), quantised.channels.rows]
     launches = passes(order, own.tail_apart, lse is not None, quantised is not None)
     if len(launches) > 1 and lse is None:
         lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)
     for constexprs in launches:
         config = few if constexprs["KEYS"] else own
-        given = (quantised.q8, quantised.k8, quantised.v8) if constexprs["QUANTISED"] else (q, k, v)
+        given, terms = (q, k, v), (q, q, q)
+        if constexprs["QUANTISED"]:
+            given = quantised.q8, quantised.k8, quantised.v8
+            terms = quantised.q_terms, quantised.k_terms.view(torch.int64), quantised.channels.rows
         tensors, strides = zip(*map(token_rows, given), strict=True)
         _gather_attention_kernel[(tiles, h, b)](
-            *tensors, target, plan.key_count if lse is None else lse,
+            *tensors, target, q if lse is None else lse,
             *(x.contiguous() for x in (plan.list_of_head, plan.query_index, plan.key_index, plan.key_start, plan.key_count)),
             mean, variance, value, log_size, cluster_mask, *terms,
             h, tiles, 0 if tail is None else tail.k_mean.shape[2],

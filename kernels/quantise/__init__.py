@@ -49,8 +49,8 @@ class Quantised:
     """Queries, keys and values in few bits.
 
     q = q_scale / balance * q8 + q_mean, k = k_scale * balance * k8 + k_mean, v = v_scale * v8 + v_mean. A logit in base 2, that
-    is log2(e) * sm_scale * q . k, is q8 . k8 by the first terms of both, plus the second ones. A term is NaN where its query or
-    key is no finite number.
+    is log2(e) * sm_scale * q . k, is q8 . k8 by the first terms of both, plus the second ones. All terms of a head are NaN
+    where any of its queries or keys is no finite number.
 
     Attributes:
         q8, k8: [B, H, N, D] int8, contiguous.
@@ -69,7 +69,7 @@ class Quantised:
 
 
 def measure_channels(q: Tensor, k: Tensor, v: Tensor, values: torch.dtype | None) -> Channels:
-    """Means and sizes, for all heads at once.
+    """Means and sizes, for all heads at once, over all tokens: those that no list reads, as masked ones, count too.
 
     Args:
         as in `quantise`.

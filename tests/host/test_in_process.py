@@ -240,7 +240,14 @@ ENDS = {
     **dict.fromkeys(WITH_ANOTHER, ("dense", [FAILED], " error")),
     "memory for one head": ("sparse", ["out of memory: from here on fewer heads are computed at a time"], SPARSE),
     "a kernel's memory": ("sparse", [], SPARSE),
-    "no int8 kernel": ("sparse", ["precision 'int8' cannot run: its kernel failed before"], SPARSE),
+    "no int8 kernel": (
+        "sparse",
+        [
+            "precision 'int8' cannot run: its kernel failed before",
+            "a kernel failed; more bits than 'int8' are taken from now on",
+        ],
+        SPARSE,
+    ),
     "kernels raise": (
         "sparse",
         [f"the Triton kernel of {kernel} failed; torch does its work from now on" for kernel in KERNELS],

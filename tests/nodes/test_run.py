@@ -85,7 +85,7 @@ def test_the_precision_that_runs_is_told_and_why_it_is_another_once(caplog):
     report, reason = run.report(), "precision '8 bit' cannot run: it is for models in 16 bit, and this one is in float32"
     assert report["precision"] == "16 bit" and report["precision_reason"] == f"{reason}; '16 bit' runs in its place"
     assert [reason in record.message for record in caplog.records] == [True]
-    assert report["precision_reason"] in report["notes"] and not run.takes_more_bits(q)
+    assert report["precision_reason"] in report["notes"]
 
     run = make_run(precision="8 bit")
     run.note_precision(q)  # on a CPU torch does the work, and rounds as the kernels do
@@ -95,13 +95,11 @@ def test_the_precision_that_runs_is_told_and_why_it_is_another_once(caplog):
 def test_after_a_failed_kernel_more_bits_are_taken(monkeypatch):
     pytest.importorskip("triton")
     q, run = torch.zeros(1, 1, 8, 64, dtype=torch.float16), make_run(precision="8 bit", backend="triton")
-    assert not run.takes_more_bits(q)  # nothing ran yet
     run.note_precision(q)
-    assert run.report()["precision"] == "8 bit" and not run.takes_more_bits(q)
+    assert run.report()["precision"] == run.precision_for(q)[0] == "8 bit"
     monkeypatch.setattr(backend, "_failures", {"gather_attention (cpu, float16, 8 bit)": "RuntimeError: no ptxas"})
-    assert run.takes_more_bits(q)
     run.note_precision(q)
-    assert run.report()["precision"] == "int8" and not run.takes_more_bits(q)
+    assert run.report()["precision"] == run.precision_for(q)[0] == "int8"
 
 
 def test_an_error_keeps_the_rest_dense_and_is_logged_once(caplog):

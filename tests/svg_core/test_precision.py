@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
 from scene import hard_for_few_bits, video_qkv
 from sparse_videogen.kernels import PRECISIONS
-from sparse_videogen.svg_core import Call, SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
+from sparse_videogen.svg_core import Call, SparseState, SVG2Config, SVGConfig, VideoLayout, attention, sparse_attention
+
+gather = importlib.import_module("sparse_videogen.kernels.gather_attention")
 
 LAYOUT = VideoLayout(6, 16, 16)
 SVG2 = SVG2Config(density=0.25, q_clusters=12, k_clusters=64, kmeans_init_iters=4)
@@ -49,22 +52,35 @@ def test_hard_heads(case, precision):
     assert added(q, k, v, SVG2, precision)[0].max() <= MOST_OF_HARD
 
 
-def test_sixteen_is_the_default_and_knows_nothing_of_the_others():
+def test_sixteen_is_the_default_and_quantises_nothing(monkeypatch):
     q, k, v = video_qkv(6, 16, 16, heads=2, head_dim=64, dtype=torch.bfloat16)
+    monkeypatch.setattr(attention, "measure_channels", None)
+    monkeypatch.setattr(gather, "quantise", None)
     outs = [sparse_attention(q, k, v, config=SVG2, layout=LAYOUT, **more)[0] for more in ({}, {"precision": "16 bit"})]
     assert torch.equal(*outs)
+    with pytest.raises(TypeError):
+        sparse_attention(q, k, v, config=SVG2, layout=LAYOUT, precision="int8")
 
 
 @pytest.mark.parametrize("precision", MOST)
 @pytest.mark.parametrize("config", CONFIGS)
-def test_heads_do_not_meet_however_many_run_together(config, precision):
+def test_heads_do_not_meet_however_many_run_together(config, precision, monkeypatch):
     """Groups of heads share a workspace, and nothing else: bit for bit."""
+    heads, own = [], attention.gather_attention
+
+    def counted(q, *args, **kwargs):
+        heads.append(q.shape[1])
+        return own(q, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "gather_attention", counted)
     q, k, v = video_qkv(6, 16, 16, heads=4, head_dim=64, dtype=torch.bfloat16)
     q, k, v = (torch.cat([x, x.flip(1)]) for x in (q, k, v))
     call = {"config": config, "layout": LAYOUT, "precision": precision}
     together, _ = sparse_attention(q, k, v, **call)
+    assert set(heads) == {4}
+    heads.clear()
     one_by_one, _ = sparse_attention(q, k, v, **call, workspace_bytes=1)
-    assert torch.equal(together, one_by_one)
+    assert torch.equal(together, one_by_one) and set(heads) == {1}
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -94,15 +110,26 @@ def test_a_heads_full_computation_is_not_in_few_bits():
     assert stats.dense.all() and torch.equal(few, sparse_attention(q, k, v, **call)[0])
 
 
-@pytest.mark.parametrize("config", CONFIGS[:2])
-def test_what_is_quantised_counts_in_the_workspace(config):
-    calls = [Call.planned(config, VideoLayout(21, 45, 80), 128, torch.device("meta"), precision=one) for one in PRECISIONS]
-    assert [call.quantised_bytes for call in calls] == [0, 75_600 * (128 * 4 + 16), 75_600 * (128 * 3 + 16)]
-    assert [call.precision for call in calls] == list(PRECISIONS)
+@pytest.mark.parametrize("precision", MOST)
+def test_what_is_quantised_shares_the_workspace(precision, monkeypatch):
+    """SVG's lists are all there at once, so that a workspace holds as many heads as are quantised in it."""
+    heads, own = [], attention.gather_attention
+
+    def counted(q, *args, **kwargs):
+        heads.append(q.shape[1])
+        return own(q, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "gather_attention", counted)
+    q, k, v = video_qkv(6, 16, 16, heads=5, head_dim=64, dtype=torch.bfloat16)
+    call = {"config": SVGConfig(sparsity=0.7), "layout": LAYOUT}
+    one = Call.of(q, **call, precision=precision).quantised_bytes
+    assert one == LAYOUT.tokens * (64 * (2 if precision == "int8" else 3) + 16)  # values of a CPU's int8 are its own
+    sparse_attention(q, k, v, **call, precision=precision, workspace_bytes=2 * one + 1)
+    assert heads == [2, 2, 1]
 
 
 def test_states_of_all_precisions_are_alike():
-    """What a call leaves to the next does not depend on it."""
+    """The clusters that a call leaves to the next do not depend on it."""
     q, k, v = video_qkv(6, 16, 16, heads=2, head_dim=64, dtype=torch.bfloat16)
     outs = []
     for first in PRECISIONS:
