@@ -9,14 +9,15 @@ from torch import Tensor
 
 from ..plan import SECOND_ORDER_CAP, Plan, Tail
 from ..quantise import Quantised
+from ..tile_configs import SIXTEEN
 
 # To which a row's largest weight is scaled before it is rounded.
 LARGEST_WEIGHT = {torch.float8_e4m3fn: 448.0, torch.float16: 1.0}
 
 
 def gather_attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None, quantised: Quantised | None,
-    precision: str,
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None,
+    quantised: Quantised | None = None, precision: str = SIXTEEN,
 ) -> None:  # fmt: skip
     """See the contract; float32, tile by tile: gather, two matrix products.
 

@@ -17,7 +17,7 @@ from ..compat import float32_precision
 from ..plan import SECOND_ORDER_CAP, Plan
 from ..quantise import Quantised
 from ..rows import token_rows
-from ..tile_configs import tile_config
+from ..tile_configs import SIXTEEN, tile_config
 from .quantised_keys import attend_quantised_keys
 
 LOG2_E = math.log2(math.e)
@@ -205,8 +205,8 @@ def passes(tail_order: int, apart: bool, with_lse: bool, quantised: bool = False
 
 
 def launch_gather_attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None, quantised: Quantised | None,
-    precision: str,
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, sm_scale: float, out: Tensor, lse: Tensor | None,
+    quantised: Quantised | None = None, precision: str = SIXTEEN,
 ) -> None:  # fmt: skip
     """See the contract; the plan's M must be the config's block_m, as `tile_rows` gives it."""
     b, h, n, d = q.shape

@@ -110,11 +110,11 @@ def test_a_workflow_shows_the_numbers_of_its_preset(comfy, node):
     name, preset = next((name, p) for name, p in presets_of(comfy, "SVG2Attention").items() if p["density"] != 0.25)
     workflow = comfy.saved()
     saved = workflow["nodes"][0]["widgets_values"]
-    assert (saved[0], saved.pop()) == ("Custom", False)
+    assert (saved[0], saved.pop()) == ("Custom", "16 bit")
     saved[0] = name
     comfy.load(workflow)
     values = comfy("values", node)
-    assert numbers(comfy, node, preset) == preset and (values["preset"], values["verbose"]) == (name, False)
+    assert numbers(comfy, node, preset) == preset and (values["preset"], values["precision"]) == (name, "16 bit")
 
 
 def test_a_copy_has_the_settings_and_a_life_of_its_own(comfy, node):

@@ -29,7 +29,9 @@ def report(node: str, run: int = 1, **changes) -> dict:
     message |= dict(
         density=0.31, computed=0.33, error=0.021, temporal=None, kept_fraction=0.2, alike=None, dense_heads=0, work=0.53
     )
-    message |= dict(not_finite_calls=0, broken_calls=0, inexact_dense=None, kernel_failures={})
+    message |= dict(
+        not_finite_calls=0, broken_calls=0, inexact_dense=None, kernel_failures={}, precision="16 bit", precision_reason=None
+    )
     message["dense_reasons"] = {"start_percent": 10, "dense_blocks": 8}
     message["explanations"] = {"start_percent": EXPLANATION, "dense_blocks": "block 0"}
     message |= changes
