@@ -1,4 +1,4 @@
-"""The loop over a tile's list where keys are INT8 and values perhaps FP8, after SageAttention2 (arXiv 2411.10958)."""
+"""The loop over a tile's list with queries and keys in INT8, values perhaps in FP8, after SageAttention2 (arXiv 2411.10958)."""
 
 from __future__ import annotations
 

@@ -26,6 +26,19 @@ MOST_OF_HARD = 0.04
 HARD = list(hard_for_few_bits(*(torch.randn(1, 1, 32, 32) for _ in range(3))))
 
 
+@pytest.fixture
+def heads(monkeypatch):
+    """Of each call of gather_attention, in their order."""
+    counts, own = [], attention.gather_attention
+
+    def counted(q, *args, **kwargs):
+        counts.append(q.shape[1])
+        return own(q, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "gather_attention", counted)
+    return counts
+
+
 def added(q, k, v, config, precision, layout=LAYOUT, **more):
     """|out - out in 16 bit| / |out in 16 bit| of each head, and both outputs."""
     sixteen, _ = sparse_attention(q, k, v, config=config, layout=layout)
@@ -43,6 +56,18 @@ def test_little_is_added(config, precision, head_dim):
     difference, out, sixteen = added(q, k, v, config, precision)
     assert 0 < difference.max() <= MOST[precision]
     assert out.dtype == torch.bfloat16 and not torch.equal(out, sixteen)
+
+
+def test_values_in_scaled_float16_add_next_to_nothing(monkeypatch):
+    """As GeForce cards have them in int8, where a CPU leaves them as they are."""
+    q, k, v = video_qkv(6, 16, 16, heads=4, head_dim=128, dtype=torch.bfloat16)
+    _, own, sixteen = added(q, k, v, SVG2, "int8")
+    int8 = gather.tile_config("gather_attention", 128, q.device, precision="int8")
+    assert int8.values is None
+    monkeypatch.setattr(gather, "tile_config", lambda *args: replace(int8, values="float16"))
+    scaled, _ = sparse_attention(q, k, v, config=SVG2, layout=LAYOUT, precision="int8")
+    difference = (scaled.float() - own).norm(dim=(-2, -1)) / sixteen.float().norm(dim=(-2, -1))
+    assert 0 < difference.max() < 0.001
 
 
 @pytest.mark.parametrize("precision", MOST)
@@ -64,15 +89,8 @@ def test_sixteen_is_the_default_and_quantises_nothing(monkeypatch):
 
 @pytest.mark.parametrize("precision", MOST)
 @pytest.mark.parametrize("config", CONFIGS)
-def test_heads_do_not_meet_however_many_run_together(config, precision, monkeypatch):
+def test_heads_do_not_meet_however_many_run_together(config, precision, heads):
     """Groups of heads share a workspace, and nothing else: bit for bit."""
-    heads, own = [], attention.gather_attention
-
-    def counted(q, *args, **kwargs):
-        heads.append(q.shape[1])
-        return own(q, *args, **kwargs)
-
-    monkeypatch.setattr(attention, "gather_attention", counted)
     q, k, v = video_qkv(6, 16, 16, heads=4, head_dim=64, dtype=torch.bfloat16)
     q, k, v = (torch.cat([x, x.flip(1)]) for x in (q, k, v))
     call = {"config": config, "layout": LAYOUT, "precision": precision}
@@ -111,15 +129,8 @@ def test_a_heads_full_computation_is_not_in_few_bits():
 
 
 @pytest.mark.parametrize("precision", MOST)
-def test_what_is_quantised_shares_the_workspace(precision, monkeypatch):
+def test_what_is_quantised_shares_the_workspace(precision, heads):
     """SVG's lists are all there at once, so that a workspace holds as many heads as are quantised in it."""
-    heads, own = [], attention.gather_attention
-
-    def counted(q, *args, **kwargs):
-        heads.append(q.shape[1])
-        return own(q, *args, **kwargs)
-
-    monkeypatch.setattr(attention, "gather_attention", counted)
     q, k, v = video_qkv(6, 16, 16, heads=5, head_dim=64, dtype=torch.bfloat16)
     call = {"config": SVGConfig(sparsity=0.7), "layout": LAYOUT}
     one = Call.of(q, **call, precision=precision).quantised_bytes
