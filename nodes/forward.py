@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from einops import rearrange
@@ -87,8 +88,23 @@ class Forward:
             StayDense: it is the video's, but cannot be sparse, or has an argument that no host was seen to pass.
         """
         self.layer = None
-        try:
+        with self.never_lost():
             return self._video_call(*args, **kwargs)
+
+    def known_call(self, q: Tensor, k: Tensor, v: Tensor, layout: VideoLayout, options: Mapping) -> VideoCall:
+        """A call that is known to be the video's, with q, k, v [B, H, N, D] and the transformer_options at hand.
+
+        Raises:
+            StayDense: as `video_call`.
+        """
+        self._begin_layer(options, part=False)
+        return self._call(q, k, v, [layout])
+
+    @contextmanager
+    def never_lost(self) -> Iterator[None]:
+        """Whatever goes wrong within becomes a `StayDense`."""
+        try:
+            yield
         except StayDense:
             raise
         except Exception as error:
@@ -105,26 +121,35 @@ class Forward:
             return None
         if not self._is_self_attention(rows, tokens, options):
             return None
-        if self._calls and rows < self.grid.video_tokens and "block_index" not in options:  # another part of the last layer's
-            self.layer = layer = max(self._calls)
-        else:
-            self.layer = layer = layer_of(self.family, self.diffusion_model, options, self.calls)
-            self._calls[layer] += 1
+        self._begin_layer(options, part=rows < self.grid.video_tokens)
         layouts = self._layouts(rows, tokens, mask, options)
         groups = q.shape[1] // k.shape[1] if kwargs.get("enable_gqa") else 1  # several heads of queries to one of keys
+        return self._call(q, k, v, layouts, groups, scale=kwargs.get("scale"), skip_output_reshape=skip_output_reshape)
+
+    def _begin_layer(self, options: Mapping, part: bool) -> None:
+        """Takes note of the layer that a call is of; of the last one's again if it computes but a part."""
+        if self._calls and part and "block_index" not in options:
+            self.layer = max(self._calls)
+        else:
+            self.layer = layer_of(self.family, self.diffusion_model, options, self.calls)
+            self._calls[self.layer] += 1
+
+    def _call(self, q, k, v, layouts, groups=1, scale=None, skip_output_reshape=True) -> VideoCall:
         self._check(q, k, v, groups)
         if groups > 1:
             k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+        layer = self.layer
         key = (self.branch, layer, self._calls[layer], tuple(q.shape), q.device)
-        videos = len(q) // max(1, self._paired)
-        sharing = self._sharing(q, videos, layer, layouts)
-        return VideoCall(q, k, v, kwargs.get("scale"), skip_output_reshape, layer, key, sharing, videos, layouts)
+        paired = self._paired if len(q) % max(1, self._paired) == 0 else 0  # or a GPU got one conditioning of the batch
+        videos = len(q) // max(1, paired)
+        sharing = self._sharing(q, videos, paired, layer, layouts)
+        return VideoCall(q, k, v, scale, skip_output_reshape, layer, key, sharing, videos, layouts)
 
-    def _sharing(self, q: Tensor, videos: int, layer: int, layouts: list[VideoLayout]) -> dict[str, Hashable]:
+    def _sharing(self, q: Tensor, videos: int, paired: int, layer: int, layouts: list[VideoLayout]) -> dict[str, Hashable]:
         """One video's calls, with a prompt and without, share their clusters, whether they come in one batch or not."""
-        if not self._paired or layer in self.run.parted:
+        if not paired or layer in self.run.parted:
             return {}
-        grid, together = layouts[0], self._paired if len(layouts) == 1 else 1  # one by one, where each has a mask of its own
+        grid, together = layouts[0], paired if len(layouts) == 1 else 1  # one by one, where each has a mask of its own
         key = (self.place, layer, self._calls[layer], videos, q.shape[1], grid.frames, grid.height, grid.width, q.device)
         return {"conditionings": together, "shared_key": key, "turn": self._turn}
 
@@ -152,6 +177,14 @@ class Forward:
         """Self-attention calls of the video so far."""
         return self._calls.total()
 
+    def grid_of(self, options: Mapping) -> VideoLayout:
+        """The grid, by the transformer_options of a call where a host tells it there."""
+        return VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
+
+    def may_be_text(self, keys: int) -> bool:
+        """Whether the model's other attention may have so many keys."""
+        return self._others is None or any(keys in lengths for lengths in self._others)
+
     def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout]:
         """The layout of all tokens, or one for each element of the batch if their masks differ."""
         if rows != tokens:
@@ -160,9 +193,8 @@ class Forward:
         if self._others is None and tokens == text_tokens(self.arguments):
             alike = f"text and video have {tokens} tokens each"
             raise StayDense("layout", f"{alike}, so their attention cannot be told apart in this model")
-        grid = VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
         arguments = {**self.arguments, "transformer_options": options}  # to which a host may have added
-        layout = token_layout(self.family, self.diffusion_model, arguments, grid, tokens)
+        layout = token_layout(self.family, self.diffusion_model, arguments, self.grid_of(options), tokens)
         return [layout] if mask is None else mask_text(layout, self._masked_keys(mask, tokens))
 
     def _masked_keys(self, mask: Tensor, tokens: int) -> list[tuple[int, ...]]:

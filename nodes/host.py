@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import comfy.ldm.modules.attention as hosts_attention
 import comfy.model_management
 import comfyui_version
+import folder_paths
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
@@ -98,10 +101,26 @@ def other_devices(patcher) -> list:
     return patcher.get_additional_models_with_key("multigpu")
 
 
+@cache
+def has_raylight() -> bool:
+    """Whether raylight is installed, as a pack or as a package; it may be imported after us."""
+    packs = (Path(folder).glob("*/src/raylight/__init__.py") for folder in folder_paths.get_folder_paths("custom_nodes"))
+    enabled = (not path.parents[2].name.endswith(".disabled") for found in packs for path in found)
+    return find_spec("raylight") is not None or any(enabled)
+
+
 def executing_node() -> str | None:
     """The node of the prompt that runs in this thread, None outside of one."""
     context = get_executing_context()
     return None if context is None else context.node_id
+
+
+def tell_page(kind: str, message: dict) -> None:
+    """To the page that queued the prompt, if it was a page: others may show another workflow with the same node ids."""
+    server = sys.modules.get("server")  # in a process without one there is no page
+    server = server and getattr(server.PromptServer, "instance", None)
+    if server is not None and server.client_id is not None:
+        server.send_sync(f"sparse_videogen.{kind}", message, server.client_id)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -58,7 +58,8 @@ def _line(report: dict) -> str:
         return f"All {_calls(calls)} dense" if calls else "No attention call reached this node"
     work = f"{report['work']:.2f} of the work of dense attention" if report["work"] <= LESS_WORK else None
     few = f" in {report['precision']}" if report["precision"] not in (None, PRECISIONS[0]) else ""
-    return _joined(f"{sparse} of {calls} calls sparse{few}", *_figures(report["density"], report["error"]), work)
+    gpus = f" on {report['gpus']} GPUs" if report["gpus"] > 1 else ""
+    return _joined(f"{sparse} of {calls} calls sparse{few}{gpus}", *_figures(report["density"], report["error"]), work)
 
 
 def _heads(figures: dict) -> str:

@@ -46,13 +46,14 @@ class RunBytes:
         return self.calls[conditionings - 1] + max(0, self.state - held)
 
 
-def run_bytes(settings: Settings, family: Family, patcher, size: Sequence[int], conds: dict) -> RunBytes | None:
+def run_bytes(settings: Settings, family: Family, patcher, size: Sequence[int], conds: dict, gpus: int = 1) -> RunBytes | None:
     """What a run takes, None where that cannot be told or is nothing.
 
     Args:
         patcher: the ModelPatcher about to be loaded.
         size: [B, C, T, H, W] of the video's latent.
         conds: the guider's conditionings by name, each a list; the host shares them out among its devices.
+        gpus: share the heads of each call.
     """
     model = patcher.get_model_object("diffusion_model")
     layout = video_grid(family, model, size)
@@ -60,6 +61,7 @@ def run_bytes(settings: Settings, family: Family, patcher, size: Sequence[int], 
     if layout is None or not number or layout.video_tokens < settings.min_tokens:
         return None
     (heads, head_dim), videos, device = family.heads(model), size[0], patcher.load_device
+    heads = -(-heads // gpus)
     devices = 1 + len(host.other_devices(patcher))
     branches = max(1, -(-sum(len(conditionings) for conditionings in conds.values()) // devices))
     state_budget, workspace = budgets(device)

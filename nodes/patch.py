@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,6 @@ from functools import partial
 import torch
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
-from server import PromptServer
 
 from . import host
 from .attend import attend
@@ -33,6 +33,10 @@ from .settings import Settings
 
 KEY = "sparse_videogen"  # of wrappers and attachments
 RUN, FORWARD = "sparse_videogen_run", "sparse_videogen_forward"  # in transformer_options; a forward that failed is None
+KINDS = (
+    *(WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_COND_BATCH),
+    *(WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL),
+)
 KEPT_REPORTS = 16
 OVERRIDE = "optimized_attention_override"
 
@@ -43,16 +47,34 @@ def patch_model(model, settings: Settings):
     A model that is no video model, or a host without the override, gives a plain clone, and the log says why.
     """
     model = model.clone()
+    install(model, settings)
+    return model
+
+
+def log_end(report: dict) -> None:
+    """A run's line and its warnings."""
+    log.info("%s %s", PREFIX, log_line(report))
+    for line in report["warnings"]:
+        log.warning("%s %s: %s", PREFIX, report["method"], line)
+
+
+def install(model, settings: Settings, gpus: int = 1, log_end: Callable[[dict], None] = log_end) -> None:
+    """`patch_model` on the model itself.
+
+    Args:
+        gpus: share the heads of each call; this is one of them.
+        log_end: is called with the report of each run.
+    """
     diffusion_model = model.get_model_object("diffusion_model")
     family, name = family_of(diffusion_model), type(diffusion_model).__name__
     if not host.HAS_ATTENTION_OVERRIDE:
         needed = f"needs ComfyUI {host.FIRST_WITH_OVERRIDE} or newer, and this is {host.version()}"
         say(settings.method, f"{needed}; the model passes through unchanged. Update ComfyUI")
-        return model
+        return
     if family is None:
         known = ", ".join(family.name for family in FAMILIES)
         say(settings.method, f"{name} is no video model that this node knows ({known}); it passes through unchanged")
-        return model
+        return
     if family is OTHER:
         say(
             settings.method,
@@ -69,12 +91,12 @@ def patch_model(model, settings: Settings):
     options[OVERRIDE] = make_override(previous, settings.dense_attention)
 
     def outer_sample(executor, *args, **kwargs):
-        return _sample(executor, settings, *args, **kwargs)
+        return _sample(executor, settings, log_end, *args, **kwargs)
 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
         run = _run_of(kwargs.get("model_options", *args[:1]))
         try:
-            extra = run_bytes(settings, family, patcher, (run and run.latent_size) or noise_shape, conds)
+            extra = run_bytes(settings, family, patcher, (run and run.latent_size) or noise_shape, conds, gpus)
         except Exception as error:  # a model that is not built as its family is: the run itself may go well
             extra = None
             log.warning("%s %s: the memory that this run needs could not be estimated", PREFIX, settings.method, exc_info=error)
@@ -90,18 +112,25 @@ def patch_model(model, settings: Settings):
     def diffusion_model(executor, *args, **kwargs):
         return _forward(executor, family, *args, **kwargs)
 
-    wrappers = {
-        WrappersMP.OUTER_SAMPLE: outer_sample,
-        WrappersMP.PREPARE_SAMPLING: prepare_sampling,
-        WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
-        WrappersMP.APPLY_MODEL: apply_model,
-        WrappersMP.DIFFUSION_MODEL: diffusion_model,
-    }
-    for kind, wrapper in wrappers.items():
+    for kind, wrapper in zip(
+        KINDS, (outer_sample, prepare_sampling, _calc_cond_batch, apply_model, diffusion_model), strict=True
+    ):
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
     model.set_attachments(KEY, {})  # reports, for all clones
-    return model
+
+
+def remove(model) -> None:
+    """Undoes `install`, whatever has come onto the model since."""
+    options = model.model_options.get("transformer_options", {})
+    override = options.get(OVERRIDE)
+    if _is_ours(override):
+        options[OVERRIDE] = override.previous
+        if override.previous is None:
+            del options[OVERRIDE]
+    for kind in KINDS:
+        model.remove_wrappers_with_key(kind, KEY)
+    model.remove_attachments(KEY)
 
 
 def reports_of(model) -> dict[str | None, dict]:
@@ -181,13 +210,13 @@ def _timed_dense(run: Run, q=None, *_, **kwargs):
     return run.record.timed("dense", q.device) if isinstance(q, torch.Tensor) else nullcontext()
 
 
-def _sample(executor, settings: Settings, *args, **kwargs):
+def _sample(executor, settings: Settings, log_end: Callable[[dict], None], *args, **kwargs):
     """OUTER_SAMPLE: one run, from start to end."""
     guider = executor.class_obj
     sampling = guider.model_patcher.get_model_object("model_sampling")
     start = math.inf if settings.start_percent <= 0 else float(sampling.percent_to_sigma(settings.start_percent))
     end = -math.inf if settings.end_percent >= 1 else float(sampling.percent_to_sigma(settings.end_percent))
-    run = Run(settings, start, end, budgets, _tell, partial(_progress, sampling))
+    run = Run(settings, start, end, budgets, host.tell_page, partial(_progress, sampling))
     if kwargs.get("latent_shapes"):  # of a video and its audio, which are one row of numbers to the sampler
         run.latent_size = tuple(kwargs["latent_shapes"][0])
     options = guider.model_options.setdefault("transformer_options", {})
@@ -197,10 +226,9 @@ def _sample(executor, settings: Settings, *args, **kwargs):
     finally:
         options.pop(RUN, None)
         report = run.close()
-        log.info("%s %s", PREFIX, log_line(report))
-        for line in report["warnings"]:
-            log.warning("%s %s: %s", PREFIX, settings.method, line)
-        _keep(report, reports_of(guider.model_patcher))  # lost where another node made the model anew, from its parts
+        log_end(report)
+        # Lost where another node made the model anew, from its parts.
+        keep(report, reports_of(guider.model_patcher), host.executing_node())
 
 
 def _progress(sampling, sigma: float) -> float:
@@ -212,9 +240,8 @@ def _progress(sampling, sigma: float) -> float:
     return high
 
 
-def _keep(report: dict, reports: dict[str | None, dict]) -> None:
-    """Puts a report last among those of the model, and drops the first where there are many, as from a loop."""
-    sampler = host.executing_node()
+def keep(report: dict, reports: dict[str | None, dict], sampler: str | None) -> None:
+    """Puts a sampler's report last among those of the model, and drops the first where there are many, as from a loop."""
     reports.pop(sampler, None)
     reports[sampler] = report
     if len(reports) > KEPT_REPORTS:
@@ -240,7 +267,7 @@ def _calc_cond_batch(executor, model, conds, x_in, timestep, model_options):
 
 def _apply_model(executor, family, *args, **kwargs):
     """APPLY_MODEL: counts a pass whose attention does not come past this node."""
-    options = _arguments(executor, args, kwargs).get("transformer_options") or {}
+    options = arguments_of(executor, args, kwargs).get("transformer_options") or {}
     run = options.get(RUN)
     if run is None or FORWARD in options:  # or a pass within a pass
         return executor(*args, **kwargs)
@@ -259,7 +286,7 @@ def _apply_model(executor, family, *args, **kwargs):
     return out
 
 
-def _arguments(executor, args: tuple, kwargs: dict) -> dict:
+def arguments_of(executor, args: tuple, kwargs: dict) -> dict:
     """A call's arguments by name: their positions differ from family to family and version to version."""
     arguments = inspect.signature(executor.original).bind(*args, **kwargs).arguments
     return arguments | arguments.pop("kwargs", {})
@@ -275,7 +302,7 @@ def _forward(executor, family, *args, **kwargs):
 @torch.compiler.disable
 def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The forward's arguments, with its description among the options if it is one of our run's."""
-    arguments = _arguments(executor, args, kwargs)
+    arguments = arguments_of(executor, args, kwargs)
     options = arguments.get("transformer_options") or {}
     run = options.get(RUN)
     if run is None or FORWARD in options:
@@ -316,13 +343,6 @@ def _what(x) -> str:
     if isinstance(x, torch.Tensor):
         return f"a tensor {tuple(x.shape)}"
     return "missing" if x is None else f"a {type(x).__name__}"
-
-
-def _tell(kind: str, message: dict) -> None:
-    """To the page that queued the prompt, if it was a page: others may show another workflow with the same node ids."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and server.client_id is not None:
-        server.send_sync(f"sparse_videogen.{kind}", message, server.client_id)
 
 
 def _is_ours(override) -> bool:

@@ -31,6 +31,7 @@ class PatchNode(io.ComfyNode):
         ABOUT: node_id, display_name and aliases of the schema.
         HOW: what it does, as a part of a sentence.
         START: default and tooltip of start_percent.
+        WHERE: where to put it.
     """
 
     CONFIG: type
@@ -38,6 +39,12 @@ class PatchNode(io.ComfyNode):
     ABOUT: dict
     HOW: str
     START: tuple[float, str]
+    WHERE = "Place it between the model loader and the sampler."
+
+    @classmethod
+    def subject(cls) -> tuple:
+        """Input and output: what is patched."""
+        return model_input(), io.Model.Output(display_name="MODEL")
 
     @classmethod
     def main_inputs(cls) -> list:
@@ -55,18 +62,23 @@ class PatchNode(io.ComfyNode):
 
         Ids are forever, since prompts carry them; so is the order, since workflows hold their values by position.
         """
-        outputs = [io.Model.Output(display_name="MODEL")]
+        subject, output = cls.subject()
         rest = [*cls.method_inputs(), *exemption_inputs(), dense_attention_input(), *execution_inputs()]
         first = [preset_input(cls.PRESETS), *cls.main_inputs(), *schedule_inputs(*cls.START)]
-        inputs = [model_input(), *first, *map(advanced, rest)]
+        inputs = [subject, *first, *map(advanced, rest)]
         about = cls.ABOUT | {"aliases": ["sparse attention", "sparse videogen", "faster video", *cls.ABOUT["aliases"]]}
-        text = f"Sparse attention for video: {cls.HOW}. Place it between the model loader and the sampler."
+        text = f"Sparse attention for video: {cls.HOW}. {cls.WHERE}"
         hidden = [io.Hidden.unique_id]  # comes with execute
-        return schema(category=CATEGORY, description=text, inputs=inputs, outputs=outputs, hidden=hidden, **about)
+        return schema(category=CATEGORY, description=text, inputs=inputs, outputs=[output], hidden=hidden, **about)
+
+    @classmethod
+    def resolved(cls, values: dict) -> dict:
+        """The widgets' values, with defaults where the prompt names none and the numbers of the preset."""
+        values = with_defaults(cls, values)
+        return resolve(cls.PRESETS, values.pop("preset"), values)
 
     @classmethod
     def execute(cls, model, **values) -> io.NodeOutput:
         """The model, patched."""
-        values = with_defaults(cls, values)
-        values = resolve(cls.PRESETS, values.pop("preset"), values)
-        return io.NodeOutput(patch_model(model, Settings.of(cls.CONFIG, values, cls.hidden.unique_id)))
+        settings = Settings.of(cls.CONFIG, cls.resolved(values), cls.hidden.unique_id)
+        return io.NodeOutput(patch_model(model, settings))

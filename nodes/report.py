@@ -10,7 +10,8 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import is_link
 from torch import Tensor
 
-from .host import executing_node
+from . import ray
+from .host import executing_node, has_raylight
 from .inputs import schema
 from .lines import time_lines
 from .patch import reports_of
@@ -45,7 +46,7 @@ class SVGReport(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.dynprompt],
             inputs=[
-                io.Model.Input("model", tooltip="The model that was sampled: the MODEL output of the SVG or SVG2 node."),
+                sampled_input(),
                 io.Latent.Input("samples", tooltip="The LATENT that the sampler made, so that the report comes after the run."),
             ],
             outputs=[
@@ -58,11 +59,18 @@ class SVGReport(io.ComfyNode):
     @classmethod
     def execute(cls, model, samples) -> io.NodeOutput:
         """The latent, the picture and the JSON; without a run that made the samples a picture that says so, and null."""
-        reports = reports_of(model)
+        reports = ray.reports_of(model) if isinstance(model, dict) else reports_of(model)
         report = report_of(reports, cls.hidden.dynprompt, executing_node())
         picture, text = draw_report(report, NOTHING if not reports else ANOTHER), json.dumps(report)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"report": (text,)}
         return io.NodeOutput(samples, picture, text, ui=shown)
+
+
+def sampled_input():
+    """The model; where raylight is installed its workers as well."""
+    tooltip = "The model that was sampled: the MODEL output of the SVG or SVG2 node, or the RAY_ACTORS of one for Ray."
+    model = io.Model.Input("model", tooltip=tooltip)
+    return io.MultiType.Input(model, [io.Custom("RAY_ACTORS")]) if has_raylight() else model
 
 
 def report_of(reports: dict[str | None, dict], prompt, node: str | None) -> dict | None:

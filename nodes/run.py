@@ -237,7 +237,7 @@ class Run:
         """What happened, JSON-ready; figures as in `Record.report`, words as in `run_words`."""
         settings = asdict(self.settings)
         settings |= settings.pop("config") | {"dense_blocks": sorted(self.settings.dense_blocks)}
-        told = {"kernel_failures": failures(), "inexact_dense": self.inexact}
+        told = {"gpus": 1, "kernel_failures": failures(), "inexact_dense": self.inexact}
         told |= {"precision": self.precision, "precision_reason": self.precision_reason}
         report = {**self._labels(), "settings": settings, **self.record.report(), **told}
         return report | run_words(report)

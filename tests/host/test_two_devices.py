@@ -8,11 +8,11 @@ from in_process import run_in_host
 SCRIPT = """
 import comfy.model_management, threading
 from importlib.util import find_spec
-from sparse_videogen.nodes import pairing, patch as patch_module
+from sparse_videogen.nodes import host, pairing, patch as patch_module
 from sparse_videogen.nodes.patch import reports_of
 
 told = []
-patch_module._tell = lambda kind, message: told.append((kind, message.get("step")))
+host.tell_page = lambda kind, message: told.append((kind, message.get("step")))
 threads = set()
 attend = patch_module.attend
 def watched(*args):

@@ -7,6 +7,7 @@ from sparse_videogen.nodes.lines import log_line, run_words, step_words
 
 REPORT = {
     "method": "SVG2",
+    "gpus": 1,
     "sparse_calls": 36,
     "calls": 48,
     "density": 0.312,

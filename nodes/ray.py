@@ -1,0 +1,187 @@
+"""The nodes for raylight: SVG and SVG2 on RAY_ACTORS, Ray workers that sample one model together on a GPU each.
+
+The nodes hand on proxies of the actors. A sampling call of a proxy is queued between two more: the worker patches its model,
+samples and takes the patch off again. So a node that is bypassed or removed leaves no trace in the workers, which outlive it.
+Ray itself is never imported here: the actors bring it along.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from comfy_api.latest import io
+
+from . import host
+from .join import join
+from .log import PREFIX, log
+from .patch import KEY, keep, log_end
+from .patch_node import PatchNode
+from .settings import Settings
+from .svg import SVGAttention
+from .svg2 import SVG2Attention
+
+PACK = str(Path(__file__).resolve().parents[1])
+SAMPLING = ("common_ksampler", "custom_sampler", "custom_sampler_advanced")  # raylight's methods of an actor
+PATIENCE_S = 60  # for the figures of a run whose result is there
+
+
+class RayNode(PatchNode):
+    """A node that patches the model of every worker."""
+
+    @classmethod
+    def subject(cls) -> tuple:
+        """Input and output."""
+        return (
+            io.Custom("RAY_ACTORS").Input(
+                "ray_actors",
+                tooltip="Workers that hold a Wan or HunyuanVideo model: the output of raylight's Load Diffusion Model (Ray), "
+                "or of one of its nodes that patch a model.",
+            ),
+            io.Custom("RAY_ACTORS").Output(display_name="RAY_ACTORS"),
+        )
+
+    @classmethod
+    def execute(cls, ray_actors, **values) -> io.NodeOutput:
+        """The actors' proxies."""
+        values = cls.resolved(values)
+        settings = Settings.of(cls.CONFIG, values, cls.hidden.unique_id)
+        return io.NodeOutput(proxies(ray_actors, settings, values))
+
+
+class SVGAttentionRay(RayNode, SVGAttention):
+    """SVG on every worker."""
+
+    ABOUT = SVGAttention.ABOUT | {"node_id": "SVGAttentionRay", "display_name": "Sparse VideoGen (SVG, Ray)"}
+    WHERE = "Place it between raylight's loader and its sampler: several GPUs make one video."
+
+
+class SVG2AttentionRay(RayNode, SVG2Attention):
+    """SVG2 on every worker."""
+
+    ABOUT = SVG2Attention.ABOUT | {"node_id": "SVG2AttentionRay", "display_name": "Sparse VideoGen2 (SVG2, Ray)"}
+    WHERE = SVGAttentionRay.WHERE
+
+
+def proxies(ray_actors: dict, settings: Settings, values: dict) -> dict:
+    """RAY_ACTORS whose workers sample by `settings`, made of the node's widgets' `values`."""
+    actors = [one.actor if isinstance(one, Proxy) else one for one in ray_actors["workers"]]  # another node of ours goes
+    begin = in_worker("begin", settings.method, values, settings.node_id)
+    crew = Crew(settings, len(actors))
+    return {**ray_actors, "workers": [Proxy(actor, begin, crew) for actor in actors], KEY: crew}
+
+
+def reports_of(ray_actors: dict) -> dict[str | None, dict]:
+    """As `patch.reports_of`, of RAY_ACTORS; waits for the figures of a run that has just ended."""
+    crew = ray_actors.get(KEY)
+    return {} if crew is None else crew.wait()
+
+
+def in_worker(task: str, *values) -> Callable:
+    """A function of a ModelPatcher that runs `task` of ray_worker.py in a worker, where nobody can import this pack.
+
+    Ray pickles a function within a function as a whole, with its plain values: the pack is loaded there by its folder.
+    """
+    folder = PACK
+
+    def call(model):
+        import importlib.util
+        import sys
+
+        name = "sparse_videogen"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return getattr(importlib.import_module(f"{name}.nodes.ray_worker"), task)(model, *values)
+
+    return call
+
+
+class Proxy:
+    """An actor whose sampling methods sample sparse; in all else it is that actor."""
+
+    def __init__(self, actor, begin: Callable, crew: Crew):
+        self.actor, self._begin, self._crew = actor, begin, crew
+
+    def __getattr__(self, name: str):
+        method = getattr(self.actor, name)
+        return SimpleNamespace(remote=partial(self._sample, method)) if name in SAMPLING else method
+
+    def _sample(self, method, *args, **kwargs):
+        """Queues a sampling call; the reference to its result."""
+        self.actor.model_function_runner.remote(self._begin)
+        result = method.remote(*args, **kwargs)
+        figures = self.actor.model_function_runner_get_values.remote(in_worker("figures"))
+        self.actor.model_function_runner.remote(in_worker("end"))
+        self._crew.follow(self, figures.future())
+        return result
+
+
+@dataclass
+class Sampling:
+    """One run of a sampler on all workers.
+
+    Attributes:
+        sampler: its node.
+        figures: of each worker that was called, in order: what `ray_worker.figures` returns.
+    """
+
+    sampler: str | None
+    figures: list[Future] = field(default_factory=list)
+
+
+class Crew:
+    """What the workers of one node did, as one report a run."""
+
+    def __init__(self, settings: Settings, size: int):
+        self._settings, self._size = settings, size
+        self._lock = threading.Lock()
+        self._calls: dict[Proxy, int] = {}
+        self._runs: dict[int, Sampling] = {}
+        self._reports: dict[str | None, dict] = {}
+
+    def follow(self, proxy: Proxy, figures: Future) -> None:
+        """Takes note of a worker's call: each has one a run."""
+        with self._lock:
+            number = self._calls[proxy] = self._calls.get(proxy, 0) + 1
+            run = self._runs.setdefault(number, Sampling(host.executing_node()))
+            run.figures.append(figures)
+        figures.add_done_callback(lambda _: self._tell(number, whole=True))
+
+    def wait(self) -> dict[str | None, dict]:
+        """The reports so far, by the sampler's node, the latest last."""
+        with self._lock:
+            open_runs = list(self._runs.items())
+        for number, run in open_runs:
+            wait(run.figures, PATIENCE_S)
+            self._tell(number, whole=False)
+        return self._reports
+
+    def _tell(self, number: int, whole: bool) -> None:
+        """Makes the report of a run of which all figures have come, from all workers if it is to be `whole`."""
+        with self._lock:
+            run = self._runs.get(number)
+            if run is None or (whole and len(run.figures) < self._size) or not all(f.done() for f in run.figures):
+                return
+            del self._runs[number]
+            answers = [future.result() for future in run.figures if future.exception() is None]
+            for level, line in dict.fromkeys(tuple(line) for answer in answers for line in answer["lines"]):
+                log.log(level, "%s", line)
+            for worker, future in enumerate(run.figures):
+                error = future.exception()
+                if error is not None:
+                    lost = f"worker {worker} told nothing of its run: {type(error).__name__}: {error}"
+                    log.warning("%s %s: %s", PREFIX, self._settings.method, lost)
+            reports = [answer["report"] for answer in answers if answer["report"] is not None]
+            if not reports:
+                return
+            report = join(reports)
+            keep(report, self._reports, run.sampler)
+        log_end(report)
+        host.tell_page("run", report)

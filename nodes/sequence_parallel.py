@@ -1,0 +1,197 @@
+"""Sparse attention where raylight shares a video's tokens out among GPUs, in its Ray workers.
+
+raylight exchanges tokens for heads, attends, and exchanges back in one function, which its model modules look up at call time
+and which no attention override sees. Here another stands in its place while a forward of a patched model runs: both exchanges
+are raylight's own, tensor by tensor, and the attention between them is ours.
+
+What a rank decides it decides between the exchanges, so that no rank waits for another for ever, whether the others do the same
+or not: a call that stays dense on one rank alone, by an error or for want of memory, ends in the right result.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import host
+from .attend import attend
+from .forward import Forward
+from .patch import FORWARD, arguments_of
+from .reasons import Reason, StayDense
+from .shards import Shards, gather_heads, hunyuan_shards, scatter_heads, wan_shards
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+KEY = "sparse_videogen_sequence_parallel"  # of the wrapper
+FUNCTION = "xfuser_optimized_attention"
+WAN = "raylight.diffusion_models.wan.xdit_context_parallel"
+HUNYUAN = "raylight.diffusion_models.hunyuan_video.xdit_context_parallel"
+# Where a known model's forward is -> where its blocks look the function up.
+BLOCKS = {WAN: WAN, f"{WAN}_animate": WAN, HUNYUAN: "raylight.diffusion_models.flux.xdit_context_parallel"}
+_here = threading.local()
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """Over how many GPUs xFuser spreads what; 1 for not at all.
+
+    Attributes:
+        ulysses: the heads of a call, each with all tokens.
+        ring: the queries of a call.
+        pipeline: the layers (PipeFusion).
+    """
+
+    ulysses: int = 1
+    ring: int = 1
+    pipeline: int = 1
+
+    @classmethod
+    def here(cls) -> Degrees:
+        """Those of this process."""
+        if "raylight" not in sys.modules:
+            return cls()
+        from xfuser.core.distributed import parallel_state as xfuser
+
+        if not xfuser.model_parallel_is_initialized():
+            return cls()
+        return cls(
+            xfuser.get_ulysses_parallel_world_size(),
+            xfuser.get_ring_parallel_world_size(),
+            xfuser.get_pipeline_parallel_world_size(),
+        )
+
+    def obstacle(self, model: nn.Module) -> Reason | None:
+        """Why the model's attention cannot be sparse, or None."""
+        if self.pipeline > 1:
+            text = "PipeFusion computes a video in pieces, each with keys of the step before; set ulysses_degree instead"
+        elif self.ring > 1:
+            text = (
+                f"with ring_degree {self.ring} no GPU has all the keys of a call; set ring_degree to 1 and ulysses_degree to "
+                f"{self.ring * self.ulysses}"
+            )
+        elif self.ulysses > 1 and _home(model) not in BLOCKS:
+            text = f"raylight shares out the tokens of {type(model).__name__} in a way that this node does not know"
+        else:
+            return None
+        return Reason("multi_gpu", text)
+
+
+def _home(model: nn.Module) -> str | None:
+    """The module of the forward that raylight gave to a model."""
+    return getattr(getattr(model, "forward_orig", None), "__module__", None)
+
+
+def forward_wrapper(executor, *args, **kwargs):
+    """DIFFUSION_MODEL, within the one that describes the forward: our attention in raylight's place."""
+    options = arguments_of(executor, args, kwargs).get("transformer_options") or {}
+    forward = options.get(FORWARD)
+    if forward is None or forward.grid is None:
+        return executor(*args, **kwargs)
+    degrees, model = Degrees.here(), forward.diffusion_model
+    reason = degrees.obstacle(model)
+    if reason is not None:
+        forward.grid = None  # nothing of it is looked at any more
+        forward.run.count_dense(reason)
+    if reason is not None or degrees.ulysses == 1:
+        return executor(*args, **kwargs)
+    from yunchang.globals import PROCESS_GROUP
+
+    ours = SharedAttention(forward, options, PROCESS_GROUP.ULYSSES_PG, degrees.ulysses, hunyuan=_home(model) == HUNYUAN)
+    with _in_place(sys.modules[BLOCKS[_home(model)]], ours):
+        return executor(*args, **kwargs)
+
+
+@contextmanager
+def _in_place(module, ours: SharedAttention) -> Iterator[None]:
+    """Within, the video's calls of this thread to the module's function are ours."""
+    original = getattr(module, FUNCTION)
+    setattr(module, FUNCTION, _with_ours(original))
+    _here.attention = ours
+    try:
+        yield
+    finally:
+        _here.attention = None
+        setattr(module, FUNCTION, original)
+
+
+@functools.cache  # compiled code is made for the same function each time
+def _with_ours(original):
+    @torch.compiler.disable
+    def xfuser_optimized_attention(*args, **kwargs):
+        ours = getattr(_here, "attention", None)
+        return original(*args, **kwargs) if ours is None else ours(original, *args, **kwargs)
+
+    return xfuser_optimized_attention
+
+
+class SharedAttention:
+    """raylight's function, for the calls of one forward."""
+
+    def __init__(self, forward: Forward, options: Mapping, group: ProcessGroup | None, ranks: int, *, hunyuan: bool = False):
+        """Args:
+        options: the transformer_options of the forward, in which some models tell the block.
+        group: the `ranks` among which the tokens are shared out.
+        hunyuan: by `hunyuan_shards`, not `wan_shards`.
+        """
+        self.forward, self.options, self.group, self.ranks, self.hunyuan = forward, options, group, ranks, hunyuan
+
+    def __call__(
+        self, original, q: Tensor, k: Tensor, v: Tensor, heads, *args, skip_reshape=False, skip_output_reshape=False, **kwargs
+    ) -> Tensor:
+        """As `original`, raylight's: q, k, v of this rank's tokens [B, n, H * D], or [B, H, n, D] with `skip_reshape`."""
+        shard = q.shape[2 if skip_reshape else 1]
+        if not (q.shape == k.shape == v.shape and self._is_video(shard)):
+            kwargs |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+            return original(q, k, v, heads, *args, **kwargs)
+        pattern = "b h n d -> b n h d" if skip_reshape else "b n (h d) -> b n h d"
+        q, k, v = (rearrange(x, pattern, h=heads) for x in (q, k, v))
+        out = gather_heads(self._between(*(scatter_heads(x, self.group) for x in (q, k, v))), self.group)
+        return rearrange(out, "b n h d -> b h n d" if skip_output_reshape else "b n h d -> b n (h d)")
+
+    def _is_video(self, shard: int) -> bool:
+        """Whether a call in which keys and queries are equally many is the video's own; the text has tokens of its own."""
+        if shard * self.ranks < self.forward.grid.video_tokens:
+            return False
+        if self.hunyuan or not self.forward.may_be_text(shard):
+            return True
+        alike = f"the text and a GPU's part of the video have {shard} tokens each"
+        self.forward.run.count_dense(Reason("multi_gpu", f"{alike}, so their attention cannot be told apart"))
+        return False
+
+    def _between(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What this rank's heads make of all tokens: [B, N, h, D] in and out, shard after shard."""
+        forward, shards = self.forward, None
+        forward.layer = None
+        try:
+            with forward.never_lost():
+                known = self._shards(q.shape[1] // self.ranks)
+                q, k, v = (known.in_order(x) for x in (q, k, v))
+                shards = known
+                call = forward.known_call(*(x.transpose(1, 2) for x in (q, k, v)), shards.layout, self.options)
+            return shards.by_shard(attend(forward.run, call, forward.schedule_reason).transpose(1, 2))
+        except StayDense as stay:
+            reason = stay.reason
+        # Beyond the handler, as in the override.
+        forward.run.count_dense(reason, forward.layer)
+        with forward.run.record.timed("dense", q.device):
+            heads = (x.transpose(1, 2) for x in (q, k, v))
+            out = host.attention(*heads, q.shape[2], skip_reshape=True, skip_output_reshape=True).transpose(1, 2)
+        return out if shards is None else shards.by_shard(out)
+
+    def _shards(self, shard: int) -> Shards:
+        forward = self.forward
+        common = (forward.family, forward.diffusion_model, forward.arguments | {"transformer_options": self.options})
+        grid = forward.grid_of(self.options)
+        if self.hunyuan:
+            return hunyuan_shards(*common, grid, shard, self.ranks, forward.calls)
+        return wan_shards(*common, grid, shard, self.ranks)
