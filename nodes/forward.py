@@ -159,12 +159,17 @@ class Forward:
         Told apart by their order: what comes before the first block, and after the self-attention of each.
         """
         video = self.grid.video_tokens
-        before, after = self._others or ([], [])
         if rows != keys:  # a part of the queries, such as frame by frame or without the keyframes', or cross-attention
+            _, after = self._others or ([], [])
             weighted = self.arguments.get("keyframe_idxs") is not None and keys not in after
             return keys >= video and (rows < video or weighted)
-        if rows < video or (keys not in before and keys not in after):
-            return rows >= video
+        return rows >= video and self.is_videos_turn(keys, options)
+
+    def is_videos_turn(self, keys: int, options: Mapping) -> bool:
+        """Whether a call with as many queries as keys is the video's, and not of a text that is as long, by their order."""
+        before, after = self._others or ([], [])
+        if keys not in before and keys not in after:
+            return True
         block = (options.get("block_type"), options.get("block_index"))
         nth = self._alike[block, keys]
         self._alike[block, keys] += 1
@@ -180,10 +185,6 @@ class Forward:
     def grid_of(self, options: Mapping) -> VideoLayout:
         """The grid, by the transformer_options of a call where a host tells it there."""
         return VideoLayout(*options["grid_sizes"]) if "grid_sizes" in options else self.grid
-
-    def may_be_text(self, keys: int) -> bool:
-        """Whether the model's other attention may have so many keys."""
-        return self._others is None or any(keys in lengths for lengths in self._others)
 
     def _layouts(self, rows: int, tokens: int, mask: Tensor | None, options: dict) -> list[VideoLayout]:
         """The layout of all tokens, or one for each element of the batch if their masks differ."""

@@ -150,23 +150,15 @@ class SharedAttention:
     ) -> Tensor:
         """As `original`, raylight's: q, k, v of this rank's tokens [B, n, H * D], or [B, H, n, D] with `skip_reshape`."""
         shard = q.shape[2 if skip_reshape else 1]
-        if not (q.shape == k.shape == v.shape and self._is_video(shard)):
+        forward, tokens = self.forward, shard * self.ranks
+        is_video = q.shape == k.shape == v.shape and tokens >= forward.grid.video_tokens
+        if not (is_video and (self.hunyuan or forward.is_videos_turn(shard, self.options))):
             kwargs |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return original(q, k, v, heads, *args, **kwargs)
         pattern = "b h n d -> b n h d" if skip_reshape else "b n (h d) -> b n h d"
         q, k, v = (rearrange(x, pattern, h=heads) for x in (q, k, v))
         out = gather_heads(self._between(*(scatter_heads(x, self.group) for x in (q, k, v))), self.group)
         return rearrange(out, "b n h d -> b h n d" if skip_output_reshape else "b n h d -> b n (h d)")
-
-    def _is_video(self, shard: int) -> bool:
-        """Whether a call in which keys and queries are equally many is the video's own; the text has tokens of its own."""
-        if shard * self.ranks < self.forward.grid.video_tokens:
-            return False
-        if self.hunyuan or not self.forward.may_be_text(shard):
-            return True
-        alike = f"the text and a GPU's part of the video have {shard} tokens each"
-        self.forward.run.count_dense(Reason("multi_gpu", f"{alike}, so their attention cannot be told apart"))
-        return False
 
     def _between(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What this rank's heads make of all tokens: [B, N, h, D] in and out, shard after shard."""

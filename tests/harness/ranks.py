@@ -1,7 +1,7 @@
 """Scripts in several processes of a real ComfyUI that share a video's tokens out as raylight does: on the CPU, by gloo.
 
-A script finds what one in `in_process.py` finds, and `rank`, `ranks`, `load_shared(family)` -> a model whose forward is raylight's,
-and `conditionings(family, ...)`, what the family is sampled with; `begin(model, method, **widgets)`, `figures(model)` and
+A script finds what one in `in_process.py` finds, and `rank`, `ranks`, `load_shared(family)` -> a model whose forward is
+raylight's, and `render(model, family, ...)` -> latent of the tiny prompt; `begin(model, method, **widgets)`, `figures(model)` and
 `end(model)` are what the nodes for Ray do in a worker. What rank 0 tells comes back.
 """
 

@@ -1,0 +1,116 @@
+"""The nodes for raylight in a real ComfyUI, on two Ray actors: they patch, sample, take the patch off, and report as one."""
+
+from __future__ import annotations
+
+import pytest
+from processes import ENGINES, NO_ENGINES
+from ranks import missing
+from ray_actors import run_beside_actors
+
+PLAIN = """
+workers = actors(shared=False)
+plain = sampled(workers)
+traces = lambda: ray.get([one.model_function_runner_get_values.remote(
+    lambda model: [model.model_options.get("transformer_options", {}), model.wrappers, model.attachments])
+    for one in workers["workers"]])
+untouched = str(traces())
+said.clear()
+for method in NODES:
+    ours = with_node(workers, method)
+    first, again = sampled(ours), sampled(ours)
+    reports = nodes_ray.reports_of(ours)
+    report = next(iter(reports.values()))
+    removed = sampled(workers)
+    tell(
+        method,
+        far=[far(out, sampled_alone(alone(method))) for out in first],
+        again=all(map(torch.equal, first, again)),
+        off=all(map(torch.equal, removed, plain)),
+        changed=far(first[0], plain[0]),
+        reports=[report["line"] for report in reports.values()],
+        node=report["node"],
+    )
+left = [len(wrappers) for options, kinds, attached in traces() for wrappers in (*kinds.values(), options, attached)]
+tell("left in the workers", things=left)
+
+twice = with_node(with_node(workers, "SVG"), "SVG2")
+sampled(twice)
+tell("two nodes", methods=[report["method"] for report in nodes_ray.reports_of(twice).values()])
+
+short = with_node(workers, "SVG", min_tokens=8192)
+dense = sampled(short)
+tell("a short video", dense=all(map(torch.equal, dense, plain)), calls=next(iter(nodes_ray.reports_of(short).values()))["line"])
+
+ours = with_node(workers, "SVG")
+try:
+    sampled(ours, steps="three")
+except ray.exceptions.RayTaskError as error:
+    failed = str(error)
+nodes_ray.reports_of(ours)
+tell("a sampler that fails", error=failed, off=all(map(torch.equal, sampled(workers), plain)))
+
+nodes_ray.PACK = "/nowhere/at/all"
+for one in workers["workers"]:
+    ray.get(one.model_function_runner.remote(lambda model: [sys.modules.pop(name) for name in list(sys.modules)
+                                                            if name.split(".")[0] == "sparse_videogen"] and model))
+ours = with_node(workers, "SVG")
+out = sampled(ours)
+tell("no pack there", dense=all(map(torch.equal, out, plain)), reports=list(nodes_ray.reports_of(ours)))
+"""
+SHARED = """
+import sparse_videogen.nodes.host as host_module
+from unittest.mock import patch as replaced
+pages = []
+host_module.tell_page = lambda kind, message: pages.append([kind, message["line"], message["node"]])
+workers = {**actors(shared=True), "parallel": True}
+(plain,) = sampled(workers)
+for method in NODES:
+    ours = with_node(workers, method)
+    (out,) = sampled(ours)
+    (report,) = nodes_ray.reports_of(ours).values()
+    here = list(pages)
+    one = sampled_alone(alone(method))
+    pages.clear()
+    said[:] = [line for line in said if "on 2 GPUs" in line]
+    tell(method, far=far(out, one), changed=far(one, plain), line=report["line"], calls=report["calls"], pages=here)
+    tell(f"{method}, off", same=torch.equal(sampled(workers)[0], plain))
+"""
+
+
+def test_actors_sample_sparse_and_keep_no_trace(host, tmp_path):
+    if not (ENGINES / "ray").is_dir():
+        pytest.skip(NO_ENGINES)
+    facts = run_beside_actors(host.path, PLAIN, tmp_path, raylight=False)
+    for method in ("SVG", "SVG2"):
+        fact = facts[method]
+        assert max(fact["far"]) < 1e-5 < 0.01 < fact["changed"] and fact["again"] and fact["off"]
+        assert fact["node"] == "7" and len(fact["reports"]) == 1  # both runs were no node's
+        assert "12 of 18 calls sparse on 2 GPUs" in fact["reports"][0]
+        assert sum("calls sparse on 2 GPUs" in line for line in fact["said"]) == 2  # a line a run, not one a worker
+    assert set(facts["left in the workers"]["things"]) == {0}
+    assert facts["two nodes"]["methods"] == ["SVG2"]
+
+    short = facts["a short video"]
+    assert short["dense"] and short["calls"] == "All 18 calls dense"
+    assert sum("stays dense, min_tokens: 385 tokens are fewer than 8192" in line for line in short["said"]) == 1
+    assert "TypeError" in facts["a sampler that fails"]["error"] and facts["a sampler that fails"]["off"]
+
+    nowhere = facts["no pack there"]
+    assert nowhere["dense"] and nowhere["reports"] == []
+    for worker in (0, 1):
+        assert any(f"worker {worker} told nothing of its run" in line and "/nowhere" in line for line in nowhere["said"])
+
+
+def test_raylights_workers_make_one_video_together(host, tmp_path):
+    """By raylight's own worker and sampler, of tokens of which two GPUs have unequal parts."""
+    reason = missing(host.path)
+    if reason is not None:
+        pytest.skip(reason)
+    facts = run_beside_actors(host.path, SHARED, tmp_path, raylight=True)
+    for method in ("SVG", "SVG2"):
+        fact = facts[method]
+        assert fact["far"] < 0.3 * fact["changed"] and fact["changed"] > 0.01
+        assert fact["calls"] == 18 and fact["line"].startswith("12 of 18 calls sparse on 2 GPUs, density")
+        assert fact["pages"] == [["run", fact["line"], "7"]] and len(fact["said"]) == 1
+        assert facts[f"{method}, off"]["same"]
+    assert min(facts[method]["far"] for method in ("SVG", "SVG2")) < 1e-5
