@@ -96,8 +96,9 @@ def in_worker(task: str, *values) -> Callable:
         name = "sparse_videogen"
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
+            pack = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(pack)
+            sys.modules[name] = pack
         return getattr(importlib.import_module(f"{name}.nodes.ray_worker"), task)(model, *values)
 
     return call
@@ -174,8 +175,8 @@ class Crew:
             for level, line in dict.fromkeys(tuple(line) for answer in answers for line in answer["lines"]):
                 log.log(level, "%s", line)
             for worker, future in enumerate(run.figures):
-                error = future.exception()
-                if error is not None:
+                if future.exception() is not None:
+                    error = getattr(future.exception(), "cause", None) or future.exception()  # Ray's own have many lines
                     lost = f"worker {worker} told nothing of its run: {type(error).__name__}: {error}"
                     log.warning("%s %s: %s", PREFIX, self._settings.method, lost)
             reports = [answer["report"] for answer in answers if answer["report"] is not None]

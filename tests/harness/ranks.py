@@ -1,8 +1,8 @@
 """Scripts in several processes of a real ComfyUI that share a video's tokens out as raylight does: on the CPU, by gloo.
 
 A script finds what one in `in_process.py` finds, and `rank`, `ranks`, `load_shared(family)` -> a model whose forward is
-raylight's, and `render(model, family, ...)` -> latent of the tiny prompt; `begin(model, method, **widgets)`, `figures(model)` and
-`end(model)` are what the nodes for Ray do in a worker. What rank 0 tells comes back.
+raylight's, and `render(model, family, ...)` -> latent of the tiny prompt; `begin(model, method, **widgets)`, `figures(model)`
+and `end(model)` are what the nodes for Ray do in a worker. What rank 0 tells comes back.
 """
 
 from __future__ import annotations
