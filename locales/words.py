@@ -2,8 +2,9 @@
 
 - locales/en/*.json and docs/settings.md, whole.
 - web/docs/<NodeId>.md: the title, and under "Inputs" and "Outputs" the line of each entry; the indented lines below it are
-  written by hand. SVG2Attention.md is the home of what both attention nodes share: SVGAttention.md gets the sections named
-  in `SHARED` from it, and what stands below the inputs that both have.
+  written by hand. SVG2Attention.md is the home of what both attention nodes share, and SVG2AttentionRay.md of what those for
+  raylight do: SVG's pages get the sections named in `SHARED` from them. What stands below an input that several nodes have
+  is the same on all their pages, as in `ALSO`.
 
 After a translation was brought up to its English, `python locales/words.py --translated es fr` notes in
 locales/<language>/source.json which English that was.
@@ -27,6 +28,8 @@ HEAD = """# Settings and presets
 Written by `python locales/words.py` from the nodes themselves. [tuning.md](tuning.md) says which setting to change first,
 what that costs, and where the numbers of the presets come from. A prompt that leaves a setting out gets its default.
 """
+HOMES = {"SVGAttention": "SVG2Attention", "SVGAttentionRay": "SVG2AttentionRay"}
+ALSO = HOMES | {"SVG2AttentionRay": "SVG2Attention", "SVGAttentionRay": "SVGAttention"}
 SHARED = ("Where to put it", "What the panel shows", "When it stays dense")
 
 
@@ -73,14 +76,17 @@ def settings_page(nodes: dict[str, dict]) -> str:
 def help_pages(nodes: dict[str, dict]) -> dict[str, str]:
     """Node -> its help page, from what nodeDefs.json says of the nodes and what the pages have by hand."""
     pages = {node: (PAGES / f"{node}.md").read_text(encoding="utf-8") for node in nodes}
-    home = _sections(pages["SVG2Attention"])
     for node, words in nodes.items():
         sections = _sections(pages[node])
-        if node == "SVGAttention":
+        if node in HOMES:
+            home = _sections(pages[HOMES[node]])
             sections |= {heading: home[heading] for heading in SHARED}
         for heading, entries in (("Inputs", words["inputs"]), ("Outputs", words["outputs"])):
             if heading in sections:
-                by_hand = _by_hand(sections[heading]) | (_by_hand(home[heading]) if node == "SVGAttention" else {})
+                by_hand, other = _by_hand(sections[heading]), node
+                while other in ALSO:
+                    other = ALSO[other]
+                    by_hand |= _by_hand(_sections(pages[other])[heading])
                 lines = [f"- `{one['name']}`: {one['tooltip']}\n{by_hand.get(one['name'], '')}" for one in entries.values()]
                 sections[heading] = f"\n{''.join(lines)}\n"
         sections[""] = re.sub("^# .*", f"# {words['display_name']}", sections[""])

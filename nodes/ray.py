@@ -34,6 +34,14 @@ PATIENCE_S = 60  # for the figures of a run whose result is there
 class RayNode(PatchNode):
     """A node that patches the model of every worker."""
 
+    WHERE = "Place it between raylight's loader and its sampler, where several GPUs make one video."
+
+    @staticmethod
+    def about(sister: type[PatchNode], node_id: str, display_name: str) -> dict:
+        """`ABOUT` of the node that does for workers what its sister does for one model."""
+        aliases = [*sister.ABOUT["aliases"], "raylight", "multi GPU"]
+        return {"node_id": node_id, "display_name": display_name, "aliases": aliases}
+
     @classmethod
     def subject(cls) -> tuple:
         """Input and output."""
@@ -57,15 +65,13 @@ class RayNode(PatchNode):
 class SVGAttentionRay(RayNode, SVGAttention):
     """SVG on every worker."""
 
-    ABOUT = SVGAttention.ABOUT | {"node_id": "SVGAttentionRay", "display_name": "Sparse VideoGen (SVG, Ray)"}
-    WHERE = "Place it between raylight's loader and its sampler: several GPUs make one video."
+    ABOUT = RayNode.about(SVGAttention, "SVGAttentionRay", "Sparse VideoGen (SVG, Ray)")
 
 
 class SVG2AttentionRay(RayNode, SVG2Attention):
     """SVG2 on every worker."""
 
-    ABOUT = SVG2Attention.ABOUT | {"node_id": "SVG2AttentionRay", "display_name": "Sparse VideoGen2 (SVG2, Ray)"}
-    WHERE = SVGAttentionRay.WHERE
+    ABOUT = RayNode.about(SVG2Attention, "SVG2AttentionRay", "Sparse VideoGen 2 (SVG2, Ray)")
 
 
 def proxies(ray_actors: dict, settings: Settings, values: dict) -> dict:

@@ -8,7 +8,7 @@ import { attachChoice } from "./choice.js";
 import { attachPanel, receive, showPanels } from "./panel_node.js";
 import { attachPresets } from "./presets.js";
 
-const NODES = new Set(["SVGAttention", "SVG2Attention"]);
+const NODES = new Set(["SVGAttention", "SVG2Attention", "SVGAttentionRay", "SVG2AttentionRay"]);
 
 const style = document.createElement("link");
 style.rel = "stylesheet";

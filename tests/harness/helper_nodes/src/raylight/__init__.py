@@ -1,0 +1,1 @@
+"""Stands where raylight's package would: the pack's nodes for it are shown."""
