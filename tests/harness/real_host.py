@@ -18,6 +18,7 @@ SMALL = {
     },
 }
 METHODS = {"SVGAttention": "SVG", "SVG2Attention": "SVG2"}  # node -> what it calls itself
+RAY = {f"{node}Ray": node for node in METHODS}  # the nodes for raylight -> their sisters
 HELPERS = Path(__file__).with_name("helper_nodes")
 # Settings that leave nothing out.
 EVERYTHING = {"SVGAttention": {"sparsity": 0.0}, "SVG2Attention": {"choose_by": "top_p", "top_p": 1.0}}

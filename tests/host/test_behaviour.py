@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from comfy_host import PromptError, latent
-from real_host import EVERYTHING, METHODS, SMALL, our_nodes, reports
+from real_host import EVERYTHING, METHODS, RAY, SMALL, our_nodes, reports
 
 # In the order in which stored workflows hold their values.
 WIDGETS = {
@@ -19,6 +19,7 @@ WIDGETS = {
 }
 # What a prompt must name; an input that is required is missing in every prompt that was stored before it came.
 SOCKETS = dict.fromkeys(METHODS, ["model"])
+SOCKETS |= dict.fromkeys(RAY, ["ray_actors"])
 SOCKETS |= {"SVGReport": ["model", "samples"], "SVGVideoFidelity": ["reference", "images"]}
 BAD_INPUTS = {
     "blocks": ({"dense_blocks": "1-x"}, "dense_blocks='1-x'.*must be a block number or a range"),
@@ -117,11 +118,11 @@ def test_an_interrupt_leaves_nothing_behind(host, method):
 
 def test_inputs_have_tooltips_and_keep_their_order(host):
     info = host.server.object_info()
-    for method, order in WIDGETS.items():
+    for method, order in (WIDGETS | {node: WIDGETS[sister] for node, sister in RAY.items()}).items():
         inputs = info[method]["input"]["required"] | info[method]["input"]["optional"]
-        assert list(inputs) == ["model", *order.split()]
+        assert list(inputs) == [*SOCKETS[method], *order.split()]
         assert all(options[1].get("tooltip") for options in inputs.values())
-        assert info[method]["output_name"] == ["MODEL"]
+        assert info[method]["output_name"] == ["RAY_ACTORS" if method in RAY else "MODEL"]
 
 
 def test_only_sockets_are_required(host):
@@ -158,4 +159,4 @@ def test_a_prompt_that_does_not_name_every_input_gets_the_defaults(host, method,
 def test_only_nodes_that_patch_know_their_number(host):
     """To the host's cache a node that knows it is a new one under every other number, and is computed again."""
     hidden = {name: info["input"].get("hidden", {}) for name, info in our_nodes(host).items()}
-    assert {name for name, entries in hidden.items() if "unique_id" in entries} == METHODS.keys()
+    assert {name for name, entries in hidden.items() if "unique_id" in entries} == METHODS.keys() | RAY.keys()

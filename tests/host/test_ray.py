@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from in_process import run_in_host
 from processes import ENGINES, NO_ENGINES
 from ranks import missing
 from ray_actors import run_beside_actors
@@ -75,6 +76,39 @@ for method in NODES:
     tell(method, far=far(out, one), changed=far(one, plain), line=report["line"], calls=report["calls"], pages=here)
     tell(f"{method}, off", same=torch.equal(sampled(workers)[0], plain))
 """
+
+
+SHOWN = """
+import asyncio
+from pathlib import Path
+import folder_paths
+from sparse_videogen.nodes import host
+from sparse_videogen.nodes.extension import SparseVideoGenExtension
+from sparse_videogen.nodes.report import SVGReport
+
+def shown():
+    host.has_raylight.cache_clear()
+    nodes = asyncio.run(SparseVideoGenExtension().get_node_list())
+    report = SVGReport.define_schema().inputs[0].get_io_type()
+    return [[node.define_schema().node_id for node in nodes], report]
+
+packs = Path(checkpoints) / "custom_nodes"
+folder_paths.folder_names_and_paths["custom_nodes"] = ([str(packs)], set())
+without = shown()
+for name in ("raylight.disabled", "ComfyUI-Raylight"):
+    (packs / name / "src" / "raylight").mkdir(parents=True)
+    (packs / name / "src" / "raylight" / "__init__.py").touch()
+    tell(name, shown=shown(), without=without, ray="ray" in sys.modules)
+"""
+
+
+def test_they_are_shown_where_raylight_is_installed(host, tmp_path):
+    facts = run_in_host(host.path, SHOWN, tmp_path)
+    disabled, installed = facts["raylight.disabled"], facts["ComfyUI-Raylight"]
+    alone = ["SVGAttention", "SVG2Attention", "SVGReport", "SVGVideoFidelity"]
+    assert disabled["without"] == disabled["shown"] == [alone, "MODEL"]
+    assert installed["shown"] == [[*alone, "SVGAttentionRay", "SVG2AttentionRay"], "MODEL,RAY_ACTORS"]
+    assert not installed["ray"]
 
 
 def test_actors_sample_sparse_and_keep_no_trace(host, tmp_path):

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from real_host import METHODS
+from real_host import METHODS, RAY
 from workflow_render import WORKFLOWS
 
 MISSING = re.compile("missing node|nodes are missing", re.IGNORECASE)
@@ -41,7 +41,7 @@ def test_its_help_opens(comfy, node):
     comfy.page.get_by_text("kmeans_step_iters").first.wait_for(state="attached")
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", [*METHODS, *RAY])
 def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     """In the order in which workflows keep their values, and all of them in the prompt."""
     node = comfy.add(kind)
@@ -53,7 +53,7 @@ def test_a_new_node_shows_every_widget_with_its_default(comfy, kind):
     assert prompt[node]["inputs"] == comfy("values", node)
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", [*METHODS, *RAY])
 def test_a_preset_shows_its_numbers_and_a_change_makes_it_custom(comfy, kind):
     node = comfy.add(kind)
     presets, before = presets_of(comfy, kind), comfy("values", node)

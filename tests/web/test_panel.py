@@ -30,7 +30,13 @@ def report(node: str, run: int = 1, **changes) -> dict:
         density=0.31, computed=0.33, error=0.021, temporal=None, kept_fraction=0.2, alike=None, dense_heads=0, work=0.53
     )
     message |= dict(
-        not_finite_calls=0, broken_calls=0, inexact_dense=None, kernel_failures={}, precision="16 bit", precision_reason=None
+        gpus=1,
+        not_finite_calls=0,
+        broken_calls=0,
+        inexact_dense=None,
+        kernel_failures={},
+        precision="16 bit",
+        precision_reason=None,
     )
     message["dense_reasons"] = {"start_percent": 10, "dense_blocks": 8}
     message["explanations"] = {"start_percent": EXPLANATION, "dense_blocks": "block 0"}
@@ -55,6 +61,15 @@ def cells(comfy) -> list:
                 (_, column) => [...data.slice(4 * (row * map.width + column)).slice(0, 4)]));
         }"""
     )
+
+
+def test_a_node_for_raylight_shows_a_run_that_has_ended(comfy):
+    """All its workers tell then."""
+    node = comfy.add("SVG2AttentionRay")
+    sent = report(node, gpus=2)
+    comfy("send", "run", sent)
+    assert comfy.panel(node)[:2] == [sent["line"], sent["heads"]] and "on 2 GPUs" in sent["line"]
+    assert len(cells(comfy)) == LAYERS
 
 
 @pytest.mark.parametrize("kind", ["step", "run"])
