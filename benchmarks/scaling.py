@@ -108,11 +108,9 @@ def main() -> None:
     print("\n".join(table(title, header, "gpu link gpus attention:.2f exchange:.2f rest:.2f step:.2f gain:.1f", rows)))
     title, header = f"{name}: MB on each GPU beyond dense attention", "GPUs | of a call | kept between calls"
     print("\n".join(table(title, header, "gpus call_bytes:.0f state_bytes:.0f", list(memory_rows(name, density)))))
-    title, header = (
-        "Time in attention over that of an even share, with one top_p for all heads",
-        "model | heads | on 2 | on 4 | on 8",
-    )
-    print("\n".join(table(title, header, "model heads two:.2f four:.2f eight:.2f", list(balance_rows()))))
+    title = "Time in attention over that of an even share, with one top_p for all heads"
+    form = "model heads two:.2f four:.2f eight:.2f"
+    print("\n".join(table(title, "model | heads | on 2 | on 4 | on 8", form, list(balance_rows()))))
 
 
 if __name__ == "__main__":
