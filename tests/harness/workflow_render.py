@@ -9,6 +9,9 @@ from tiny_checkpoints import FAMILIES
 from tiny_prompts import node
 
 WORKFLOWS = ROOT / "example_workflows"
+FILES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+FOR_RAYLIGHT = [name for name in FILES if name.endswith("_raylight")]  # whose nodes come from there
+NAMES = [name for name in FILES if name not in FOR_RAYLIGHT]
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
 BYPASSED = 4

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 from in_process import run_in_host
 from processes import ENGINES, NO_ENGINES
 from ranks import missing
 from ray_actors import run_beside_actors
+from workflow_render import FOR_RAYLIGHT, WORKFLOWS, to_prompt
 
 PLAIN = """
 workers = actors(shared=False)
@@ -63,6 +67,9 @@ import sparse_videogen.nodes.host as host_module
 from unittest.mock import patch as replaced
 pages = []
 host_module.tell_page = lambda kind, message: pages.append([kind, message["line"], message["node"]])
+from raylight.comfy_extra_dist import nodes_model_advanced
+known = raylight.nodes.NODE_CLASS_MAPPINGS | nodes_model_advanced.NODE_CLASS_MAPPINGS
+tell("nodes", info={name: {"input": cls.INPUT_TYPES(), "output": cls.RETURN_TYPES} for name, cls in known.items()})
 workers = {**actors(shared=True), "parallel": True}
 (plain,) = sampled(workers)
 for method in NODES:
@@ -135,6 +142,29 @@ def test_actors_sample_sparse_and_keep_no_trace(host, tmp_path):
         assert any(f"worker {worker} told nothing of its run" in line and "/nowhere" in line for line in nowhere["said"])
 
 
+def check_workflow(workflow: dict, info: dict) -> None:
+    """A workflow for raylight by its own nodes: every widget has an allowed value, every link the wanted type."""
+    prompt = to_prompt(workflow, info)
+    wanted = {"RayInitializer", "RayUNETLoader", "SVG2AttentionRay", "XFuserKSamplerAdvanced"}
+    assert wanted <= {node["class_type"] for node in prompt.values()}
+    for node in prompt.values():
+        inputs = info[node["class_type"]]["input"]
+        for name, (kind, *options) in (inputs["required"] | inputs.get("optional", {})).items():
+            value = node["inputs"].get(name)
+            if value is None:
+                assert name not in inputs["required"], (node["class_type"], name)
+            elif isinstance(value, list):
+                origin, slot = value
+                assert info[prompt[origin]["class_type"]]["output"][slot] in kind.split(","), name
+            elif isinstance(kind, list):
+                assert value in kind or str(value).endswith(".safetensors"), (node["class_type"], name, value)
+            elif kind in ("INT", "FLOAT"):
+                assert options[0].get("min", -math.inf) <= value <= options[0].get("max", math.inf), (name, value)
+    init = next(node["inputs"] for node in prompt.values() if node["class_type"] == "RayInitializer")
+    degrees = {name: init[name] for name in ("GPU", "ulysses_degree", "ring_degree", "cfg_degree")}
+    assert degrees == {"GPU": 2, "ulysses_degree": 2, "ring_degree": 1, "cfg_degree": 1}
+
+
 def test_raylights_workers_make_one_video_together(host, tmp_path):
     """By raylight's own worker and sampler, of tokens of which two GPUs have unequal parts."""
     reason = missing(host.path)
@@ -147,4 +177,6 @@ def test_raylights_workers_make_one_video_together(host, tmp_path):
         assert fact["calls"] == 18 and fact["line"].startswith("12 of 18 calls sparse on 2 GPUs, density")
         assert fact["pages"] == [["run", fact["line"], "7"]] and len(fact["said"]) == 1
         assert facts[f"{method}, off"]["same"]
+    for name in FOR_RAYLIGHT:
+        check_workflow(json.loads((WORKFLOWS / f"{name}.json").read_text()), host.server.object_info() | facts["nodes"]["info"])
     assert min(facts[method]["far"] for method in ("SVG", "SVG2")) < 1e-5

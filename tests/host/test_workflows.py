@@ -7,9 +7,8 @@ import json
 import pytest
 from comfy_host import PromptError, latent
 from real_host import METHODS, reports
-from workflow_render import BYPASSED, WORKFLOWS, tiny_version, to_prompt
+from workflow_render import BYPASSED, NAMES, WORKFLOWS, tiny_version, to_prompt
 
-NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name"}
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from real_host import METHODS
-from workflow_render import WORKFLOWS
+from workflow_render import NAMES, WORKFLOWS
 
 OF_OTHER_CHOICES = {
     "density": {"target_error", "top_p", "min_keep"},
@@ -152,7 +152,7 @@ def test_of_svg_nothing_is_greyed(comfy):
     assert greyed(comfy, comfy.add("SVGAttention")) == set()
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in WORKFLOWS.glob("*.json")))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_example_workflows_grey_by_their_presets(comfy, name):
     comfy.load(json.loads((WORKFLOWS / f"{name}.json").read_text()))
     for each in comfy.saved()["nodes"]:
