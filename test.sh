@@ -14,5 +14,12 @@ for triton in "oldest triton==3.3.*" "middle triton==3.6.*" "newest triton"; do
     fi
     shift 2
 done
+# What raylight shares a video out with; xFuser and yunchang without what they require, of which the tests need nothing. raylight
+# itself is looked for like ComfyUI: $RAYLIGHT_PATH, or a checkout in the usual places.
+if [ ! -e .venv/engines/xfuser ]; then
+    install=("$PYTHON" -m pip install --quiet --disable-pip-version-check --target .venv/engines)
+    "${install[@]}" "ray>=2.48"
+    "${install[@]}" --no-deps "yunchang==0.6.*" "xfuser==0.4.5"  # raylight 1.5 does not start with a later xFuser
+fi
 "$PYTHON" -m ruff check .
 exec "$PYTHON" -m pytest "$@"

@@ -144,20 +144,31 @@ for method in NODES:
 """
 
 
-def test_ring_attention_stays_dense_and_says_why_once(ranks):
-    facts = ranks(DEGREES_SCRIPT, degrees={"ulysses_degree": 1, "ring_degree": 2})
+@pytest.mark.parametrize(
+    "degrees, told",
+    [
+        ({"ring_degree": 2}, "set ring_degree to 1 and ulysses_degree to 2"),
+        ({"pp_degree": 2}, "PipeFusion computes a video in pieces"),
+    ],
+    ids=["ring", "pipefusion"],
+)
+def test_what_gives_no_gpu_all_keys_stays_dense_and_says_why_once(ranks, degrees, told):
+    facts = ranks(DEGREES_SCRIPT, degrees={"ulysses_degree": 1, **degrees})
+    assert len(facts) == 2
     for fact in facts.values():
         assert fact["unchanged"] and fact["reasons"] == {"multi_gpu": 3}  # one a step
         ((_, line),) = fact["lines"]
-        assert "set ring_degree to 1 and ulysses_degree to 2" in line
+        assert told in line
 
 
-def test_conditionings_that_have_a_gpu_each_run_sparse(ranks):
-    """cfg_degree 2: the attention is the host's own, over all heads and tokens."""
-    facts = ranks(DEGREES_SCRIPT, degrees={"ulysses_degree": 1, "cfg_degree": 2})
+@pytest.mark.parametrize("ulysses", [1, 2])
+def test_conditionings_that_have_gpus_of_their_own_run_sparse(ranks, ulysses):
+    """cfg_degree 2: with one GPU each the attention is the host's own, over all heads and tokens."""
+    facts = ranks(DEGREES_SCRIPT, ranks=2 * ulysses, degrees={"ulysses_degree": ulysses, "cfg_degree": 2})
     for method, fact in facts.items():
         assert fact["reasons"] == {"dense_blocks": 3} and not fact["unchanged"], method
-        assert fact["far"] < fact["changed"], method  # clusters are not shared, as they are in one batch
+        # SVG2's clusters are not shared, as they are in one batch: another choice, as far from dense.
+        assert fact["far"] < (1e-5 if method == "SVG" else 1.5 * fact["changed"]), method
 
 
 def test_a_model_that_raylight_shares_out_in_another_way_stays_dense(ranks):
