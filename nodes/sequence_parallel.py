@@ -138,10 +138,8 @@ class SharedAttention:
     """raylight's function, for the calls of one forward."""
 
     def __init__(self, forward: Forward, options: Mapping, group: ProcessGroup | None, ranks: int, *, hunyuan: bool = False):
-        """Args:
-        options: the transformer_options of the forward, in which some models tell the block.
-        group: the `ranks` among which the tokens are shared out.
-        hunyuan: by `hunyuan_shards`, not `wan_shards`.
+        """`options`: the transformer_options of the forward, in which some models tell the block; `group`: of the `ranks` among
+        which the tokens are shared out, as HunyuanVideo's are or as Wan's.
         """
         self.forward, self.options, self.group, self.ranks, self.hunyuan = forward, options, group, ranks, hunyuan
 
@@ -156,29 +154,37 @@ class SharedAttention:
             kwargs |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return original(q, k, v, heads, *args, **kwargs)
         pattern = "b h n d -> b n h d" if skip_reshape else "b n (h d) -> b n h d"
-        q, k, v = (rearrange(x, pattern, h=heads) for x in (q, k, v))
-        out = gather_heads(self._between(*(scatter_heads(x, self.group) for x in (q, k, v))), self.group)
+        out = self._attention(*(rearrange(x, pattern, h=heads) for x in (q, k, v)))
         return rearrange(out, "b n h d -> b h n d" if skip_output_reshape else "b n h d -> b n (h d)")
 
-    def _between(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What this rank's heads make of all tokens: [B, N, h, D] in and out, shard after shard."""
-        forward, shards = self.forward, None
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Of and for this rank's tokens [B, n, H, D], by way of its share of the heads over all tokens."""
+        forward, shards, reason = self.forward, None, None
         forward.layer = None
         try:
             with forward.never_lost():
-                known = self._shards(q.shape[1] // self.ranks)
-                q, k, v = (known.in_order(x) for x in (q, k, v))
-                shards = known
-                call = forward.known_call(*(x.transpose(1, 2) for x in (q, k, v)), shards.layout, self.options)
-            return shards.by_shard(attend(forward.run, call, forward.schedule_reason).transpose(1, 2))
+                shards = self._shards(q.shape[1])
         except StayDense as stay:
             reason = stay.reason
-        # Beyond the handler, as in the override.
-        forward.run.count_dense(reason, forward.layer)
-        with forward.run.record.timed("dense", q.device):
-            heads = (x.transpose(1, 2) for x in (q, k, v))
-            out = host.attention(*heads, q.shape[2], skip_reshape=True, skip_output_reshape=True).transpose(1, 2)
-        return out if shards is None else shards.by_shard(out)
+
+        def share(x: Tensor) -> Tensor:
+            x = scatter_heads(x, self.group)
+            return (x if shards is None else shards.in_order(x)).transpose(1, 2)
+
+        q, k, v = (share(x) for x in (q, k, v))
+        try:
+            if reason is None:
+                with forward.never_lost():
+                    call = forward.known_call(q, k, v, shards.layout, self.options)
+                out = attend(forward.run, call, forward.schedule_reason)
+        except StayDense as stay:
+            reason = stay.reason
+        if reason is not None:  # beyond the handlers, as in the override
+            forward.run.count_dense(reason, forward.layer)
+            with forward.run.record.timed("dense", q.device):
+                out = host.attention(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True)
+        out = out.transpose(1, 2)
+        return gather_heads(out if shards is None else shards.by_shard(out), self.group)
 
     def _shards(self, shard: int) -> Shards:
         forward = self.forward

@@ -51,11 +51,12 @@ class Shards:
 
     def by_shard(self, x: Tensor) -> Tensor:
         """The inverse of `in_order`, with zeros for padding."""
-        parts = zip(x.split(self.lengths, 1), self.lengths, self.pieces, strict=True)
-        padded = [F.pad(part, (0, 0, 0, 0, 0, self.ranks * piece - length)) for part, length, piece in parts]
-        if len(padded) == 1:
-            return padded[0]
-        return torch.cat([sequence.unflatten(1, (self.ranks, -1)) for sequence in padded], 2).flatten(1, 2)
+        missing = [self.ranks * piece - length for length, piece in zip(self.lengths, self.pieces, strict=True)]
+        parts = zip(x.split(self.lengths, 1), missing, strict=True)
+        sequences = [F.pad(part, (0, 0, 0, 0, 0, n)) if n else part for part, n in parts]
+        if len(sequences) == 1:
+            return sequences[0]
+        return torch.cat([sequence.unflatten(1, (self.ranks, -1)) for sequence in sequences], 2).flatten(1, 2)
 
 
 def scatter_heads(x: Tensor, group: ProcessGroup) -> Tensor:

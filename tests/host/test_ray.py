@@ -38,6 +38,25 @@ for method in NODES:
 left = [len(wrappers) for options, kinds, attached in traces() for wrappers in (*kinds.values(), options, attached)]
 tell("left in the workers", things=left)
 
+from types import SimpleNamespace
+import folder_paths
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.utils import CurrentNodeContext
+from sparse_videogen.nodes.report import SVGReport
+folder_paths.set_temp_directory(checkpoints)
+ours = with_node(workers, "SVG2")
+link = {"inputs": {"ray_actors": ["7", 0]}}
+prompt = DynamicPrompt({"7": {"inputs": {}}, "3": link, "5": link, "4": {"inputs": {"model": ["7", 0], "samples": ["5", 0]}}})
+for sampler in ("3", "5"):
+    with CurrentNodeContext("a prompt", sampler):
+        latent = sampled(ours, steps=int(sampler))[0]
+SVGReport.hidden = SimpleNamespace(dynprompt=prompt, prompt=None, extra_pnginfo=None)
+with CurrentNodeContext("a prompt", "4"):
+    samples, picture, text = SVGReport.execute(ours, {"samples": latent}).args
+report = json.loads(text)
+tell("the report", samplers=list(nodes_ray.reports_of(ours)), steps=len(report["steps"]), gpus=report["gpus"],
+     same=samples["samples"] is latent, picture=[list(picture.shape), picture.std().item()])
+
 twice = with_node(with_node(workers, "SVG"), "SVG2")
 sampled(twice)
 tell("two nodes", methods=[report["method"] for report in nodes_ray.reports_of(twice).values()])
@@ -130,6 +149,10 @@ def test_actors_sample_sparse_and_keep_no_trace(host, tmp_path):
         assert sum("calls sparse on 2 GPUs" in line for line in fact["said"]) == 2  # a line a run, not one a worker
     assert set(facts["left in the workers"]["things"]) == {0}
     assert facts["two nodes"]["methods"] == ["SVG2"]
+
+    report = facts["the report"]
+    assert report["samplers"] == ["3", "5"] and report["steps"] == 5 and report["gpus"] == 2 and report["same"]
+    assert report["picture"][0] == [1, 1000, 1280, 3] and report["picture"][1] > 0.05
 
     short = facts["a short video"]
     assert short["dense"] and short["calls"] == "All 18 calls dense"
