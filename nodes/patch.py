@@ -10,35 +10,29 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from einops import rearrange
 
 from . import host
-from .attend import attend
 from .compiled import code
 from .families import FAMILIES, OTHER, family_of
 from .forward import Forward
 from .lines import log_line
 from .log import PREFIX, log, say
 from .memory import WithRunBytes, budgets, run_bytes, tell_host
-from .overrides import is_sparse, override_name
-from .reasons import Reason, StayDense
+from .overrides import FORWARD, KEY, OVERRIDE, RUN, is_ours, is_sparse, make_override, override_name
+from .reasons import Reason
 from .run import Run
 from .settings import Settings
 
-KEY = "sparse_videogen"  # of wrappers and attachments
-RUN, FORWARD = "sparse_videogen_run", "sparse_videogen_forward"  # in transformer_options; a forward that failed is None
 KINDS = (
     *(WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_COND_BATCH),
     *(WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL),
 )
 KEPT_REPORTS = 16
-OVERRIDE = "optimized_attention_override"
 
 
 def patch_model(model, settings: Settings):
@@ -85,7 +79,7 @@ def install(model, settings: Settings, gpus: int = 1, log_end: Callable[[dict], 
 
     options = model.model_options.setdefault("transformer_options", {})
     previous = options.get(OVERRIDE)
-    if _is_ours(previous):
+    if is_ours(previous):
         say(settings.method, "takes the place of an earlier Sparse VideoGen node on this model")
         previous = previous.previous
     options[OVERRIDE] = make_override(previous, settings.dense_attention)
@@ -124,7 +118,7 @@ def remove(model) -> None:
     """Undoes `install`, whatever has come onto the model since."""
     options = model.model_options.get("transformer_options", {})
     override = options.get(OVERRIDE)
-    if _is_ours(override):
+    if is_ours(override):
         options[OVERRIDE] = override.previous
         if override.previous is None:
             del options[OVERRIDE]
@@ -139,75 +133,6 @@ def reports_of(model) -> dict[str | None, dict]:
     Each as `Run.report` has it; None is a sampler that no node of a prompt ran.
     """
     return model.attachments.get(KEY, {})
-
-
-def make_override(previous, dense_attention: str = "previous"):
-    """An attention override that runs the video's self-attention sparse, and hands all else to `previous` or the host.
-
-    Args:
-        previous: another's override, or None.
-        dense_attention: "host" leaves `previous` out where the video's self-attention stays dense.
-    """
-
-    @torch.compiler.disable  # a compiled model is cut here, instead of being compiled through the planners
-    def override(func, *args, **kwargs):
-        return _attention(previous, dense_attention, func, args, kwargs)
-
-    @torch.compiler.disable
-    def container_function(*args, **kwargs):
-        return _attention(previous, dense_attention, host.attention, args, kwargs)
-
-    override.previous = previous
-    override.owner = KEY
-    override.container_function = container_function
-    return override
-
-
-def _attention(previous, dense_attention: str, func, args: tuple, kwargs: dict):
-    """One call of the host's attention, from an override.
-
-    Args:
-        previous, dense_attention: as in `make_override`.
-        func: the host's.
-        args, kwargs: of the call; q, k and v are tensors or the host's containers of them.
-    """
-
-    def hosts():
-        return (host.preferred_attention() or func)(*args, **kwargs)
-
-    def others():
-        return hosts() if previous is None else host.call_override(previous, func, args, kwargs)
-
-    options = kwargs.get("transformer_options") or {}
-    run, forward = options.get(RUN), options.get(FORWARD)
-    if run is None or (forward is not None and forward.inside):
-        return others()
-    dense = hosts if dense_attention == "host" else others
-    if forward is None:  # whose attention this is cannot be told
-        return dense()
-    forward.inside = True
-    try:
-        try:
-            call = forward.video_call(*host.peek(args), **kwargs)
-            if call is None:
-                return others()
-            out, by_head = attend(run, call, forward.schedule_reason), call.skip_output_reshape
-            call = host.drop(args)
-            return out if by_head else rearrange(out, "b h n d -> b n (h d)")
-        except StayDense as stay:
-            reason = stay.reason
-        # Beyond the handler: an error of the host's own attention is no consequence of staying dense.
-        run.count_dense(reason, forward.layer)
-        call = None  # or the host could free nothing
-        with _timed_dense(run, *host.peek(args[:1]), **kwargs):
-            return dense()
-    finally:
-        forward.inside = False
-
-
-def _timed_dense(run: Run, q=None, *_, **kwargs):
-    """Measures a call that stays dense, if its first argument is a tensor as the host's are."""
-    return run.record.timed("dense", q.device) if isinstance(q, torch.Tensor) else nullcontext()
 
 
 def _sample(executor, settings: Settings, log_end: Callable[[dict], None], *args, **kwargs):
@@ -308,7 +233,7 @@ def _enter(executor, family, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     if run is None or FORWARD in options:
         return args, kwargs
     override = options.get(OVERRIDE)
-    if not _is_ours(override):
+    if not is_ours(override):
         run.say_once("another node replaced or removed the attention override; it was put back in front of what is there now")
         override = make_override(override, run.settings.dense_attention)
     _note_previous(run, override.previous)
@@ -343,7 +268,3 @@ def _what(x) -> str:
     if isinstance(x, torch.Tensor):
         return f"a tensor {tuple(x.shape)}"
     return "missing" if x is None else f"a {type(x).__name__}"
-
-
-def _is_ours(override) -> bool:
-    return getattr(override, "owner", None) == KEY

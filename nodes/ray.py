@@ -20,7 +20,8 @@ from comfy_api.latest import io
 from . import host
 from .join import join
 from .log import PREFIX, log
-from .patch import KEY, keep, log_end
+from .overrides import KEY
+from .patch import keep, log_end
 from .patch_node import PatchNode
 from .settings import Settings
 from .svg import SVGAttention

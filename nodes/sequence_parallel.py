@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from . import host
 from .attend import attend
 from .forward import Forward
-from .patch import FORWARD, arguments_of
+from .overrides import FORWARD
+from .patch import arguments_of
 from .reasons import Reason, StayDense
 from .shards import Shards, gather_heads, hunyuan_shards, scatter_heads, wan_shards
 

@@ -70,6 +70,7 @@ from contextlib import ExitStack
 from unittest.mock import patch as replaced
 import sparse_videogen.nodes.attend as attend_module
 import sparse_videogen.nodes.forward as forward_module
+import sparse_videogen.nodes.overrides as overrides
 import sparse_videogen.nodes.patch as patch_module
 import sparse_videogen.nodes.sequence_parallel as seam
 from sparse_videogen.svg_core import attention
@@ -80,12 +81,12 @@ def raises(error):
     return broken
 
 # What comes out if the second head, which is rank 1's, is computed in full; the node leaves block 0 dense.
-attend = patch_module.attend
+attend = overrides.attend
 def with_one_dense(run, call, reason):
     out = attend(run, call, reason)
     out[:, 1:] = torch.nn.functional.scaled_dot_product_attention(call.q[:, 1:], call.k[:, 1:], call.v[:, 1:])
     return out
-with replaced.object(patch_module, "attend", with_one_dense):
+with replaced.object(overrides, "attend", with_one_dense):
     expected = render(alone("wan21_t2v", "SVG"))
 both_sparse = render(alone("wan21_t2v", "SVG"))
 no_memory = torch.cuda.OutOfMemoryError("tried to allocate 9 GiB")

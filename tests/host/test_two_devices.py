@@ -8,17 +8,17 @@ from in_process import run_in_host
 SCRIPT = """
 import comfy.model_management, threading
 from importlib.util import find_spec
-from sparse_videogen.nodes import host, pairing, patch as patch_module
+from sparse_videogen.nodes import host, overrides, pairing
 from sparse_videogen.nodes.patch import reports_of
 
 told = []
 host.tell_page = lambda kind, message: told.append((kind, message.get("step")))
 threads = set()
-attend = patch_module.attend
+attend = overrides.attend
 def watched(*args):
     threads.add(threading.current_thread().name)
     return attend(*args)
-patch_module.attend = watched
+overrides.attend = watched
 
 def on_two(model):
     model = model.clone()

@@ -138,7 +138,7 @@ def whose_attention(model):
 
         return attend_and_tell
 
-    during_a_run(model, ".nodes.patch", "attend", watched)
+    during_a_run(model, ".nodes.overrides", "attend", watched)
 
 
 @patches_model("SVGTestOutOfMemory")

@@ -34,7 +34,7 @@ def watch_plans(model) -> None:
 
         return gather_and_keep
 
-    during_a_run(model, ".nodes.patch", "attend", watched_attend)
+    during_a_run(model, ".nodes.overrides", "attend", watched_attend)
     during_a_run(model, ".svg_core.attention", "gather_attention", watched_gather)
 
 
