@@ -52,11 +52,12 @@ def log_end(report: dict) -> None:
         log.warning("%s %s: %s", PREFIX, report["method"], line)
 
 
-def install(model, settings: Settings, gpus: int = 1, log_end: Callable[[dict], None] = log_end) -> None:
+def install(model, settings: Settings, gpus: int | None = None, log_end: Callable[[dict], None] = log_end) -> None:
     """`patch_model` on the model itself.
 
     Args:
-        gpus: share the heads of each call; this is one of them.
+        gpus: share the heads of each call, in a Ray worker. Then the host's choice of conditionings to batch stays its own:
+            by the memory that a run holds on one GPU, one could choose otherwise than the rest, which would wait for it.
         log_end: is called with the report of each run.
     """
     diffusion_model = model.get_model_object("diffusion_model")
@@ -90,13 +91,13 @@ def install(model, settings: Settings, gpus: int = 1, log_end: Callable[[dict], 
     def prepare_sampling(executor, patcher, noise_shape, conds, *args, **kwargs):
         run = _run_of(kwargs.get("model_options", *args[:1]))
         try:
-            extra = run_bytes(settings, family, patcher, (run and run.latent_size) or noise_shape, conds, gpus)
+            extra = run_bytes(settings, family, patcher, (run and run.latent_size) or noise_shape, conds, gpus or 1)
         except Exception as error:  # a model that is not built as its family is: the run itself may go well
             extra = None
             log.warning("%s %s: the memory that this run needs could not be estimated", PREFIX, settings.method, exc_info=error)
         if extra is None:
             return executor(patcher, noise_shape, conds, *args, **kwargs)
-        if run is not None:
+        if run is not None and gpus is None:
             run.extra_bytes = extra
         return tell_host(executor, extra, patcher, noise_shape, conds, *args, **kwargs)
 

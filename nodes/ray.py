@@ -7,6 +7,7 @@ Ray itself is never imported here: the actors bring it along.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -35,7 +36,7 @@ PATIENCE_S = 60  # for the figures of a run whose result is there
 class RayNode(PatchNode):
     """A node that patches the model of every worker."""
 
-    WHERE = "Place it between raylight's loader and its sampler, where several GPUs make one video."
+    WHERE = "Place it between raylight's loader and its sampler, to render one video on several GPUs."
 
     @staticmethod
     def about(sister: type[PatchNode], node_id: str, display_name: str) -> dict:
@@ -112,7 +113,7 @@ def in_worker(task: str, *values) -> Callable:
 
 
 class Proxy:
-    """An actor whose sampling methods sample sparse; in all else it is that actor."""
+    """An actor whose sampling methods sample sparse; in all else, and to other processes, it is that actor."""
 
     def __init__(self, actor, begin: Callable, crew: Crew):
         self.actor, self._begin, self._crew = actor, begin, crew
@@ -121,17 +122,22 @@ class Proxy:
         method = getattr(self.actor, name)
         return SimpleNamespace(remote=partial(self._sample, method)) if name in SAMPLING else method
 
+    def __reduce__(self):  # raylight's guiders carry the actors, and are sent to them
+        return operator.getitem, ([self.actor], 0)
+
     def _sample(self, method, *args, **kwargs):
         """Queues a sampling call; the reference to its result."""
         self.actor.model_function_runner.remote(self._begin)
-        result = method.remote(*args, **kwargs)
-        figures = self.actor.model_function_runner_get_values.remote(in_worker("figures"))
-        self.actor.model_function_runner.remote(in_worker("end"))
+        try:
+            result = method.remote(*args, **kwargs)
+            figures = self.actor.model_function_runner_get_values.remote(in_worker("figures"))
+        finally:
+            self.actor.model_function_runner.remote(in_worker("end"))
         self._crew.follow(self, figures.future())
         return result
 
 
-@dataclass
+@dataclass(eq=False)
 class Sampling:
     """One run of a sampler on all workers.
 
@@ -141,7 +147,7 @@ class Sampling:
     """
 
     sampler: str | None
-    figures: list[Future] = field(default_factory=list)
+    figures: dict[Proxy, Future] = field(default_factory=dict)
 
 
 class Crew:
@@ -150,46 +156,58 @@ class Crew:
     def __init__(self, settings: Settings, size: int):
         self._settings, self._size = settings, size
         self._lock = threading.Lock()
-        self._calls: dict[Proxy, int] = {}
-        self._runs: dict[int, Sampling] = {}
+        self._runs: list[Sampling] = []  # of which not all figures have come
         self._reports: dict[str | None, dict] = {}
+
+    def __reduce__(self):  # nothing to other processes, as `Proxy`
+        return type(None), ()
 
     def follow(self, proxy: Proxy, figures: Future) -> None:
         """Takes note of a worker's call: each has one a run."""
         with self._lock:
-            number = self._calls[proxy] = self._calls.get(proxy, 0) + 1
-            run = self._runs.setdefault(number, Sampling(host.executing_node()))
-            run.figures.append(figures)
-        figures.add_done_callback(lambda _: self._tell(number, whole=True))
+            if not self._runs or proxy in self._runs[-1].figures:
+                self._runs.append(Sampling(host.executing_node()))
+            run = self._runs[-1]
+            run.figures[proxy] = figures
+        figures.add_done_callback(lambda _: self._finish(run))
 
     def wait(self) -> dict[str | None, dict]:
-        """The reports so far, by the sampler's node, the latest last."""
+        """The reports so far, by the sampler's node, the latest last; of a run that does not end, without what is missing."""
         with self._lock:
-            open_runs = list(self._runs.items())
-        for number, run in open_runs:
-            wait(run.figures, PATIENCE_S)
-            self._tell(number, whole=False)
+            runs = list(self._runs)
+        wait([figures for run in runs for figures in run.figures.values()], PATIENCE_S)
+        for run in runs:
+            self._finish(run, late=True)
         return self._reports
 
-    def _tell(self, number: int, whole: bool) -> None:
-        """Makes the report of a run of which all figures have come, from all workers if it is to be `whole`."""
+    def _finish(self, run: Sampling, late: bool = False) -> None:
+        """Makes the report of a run if all figures have come; if it is `late`, of those that have."""
         with self._lock:
-            run = self._runs.get(number)
-            if run is None or (whole and len(run.figures) < self._size) or not all(f.done() for f in run.figures):
+            whole = len(run.figures) == self._size and all(figures.done() for figures in run.figures.values())
+            if run not in self._runs or not (whole or late):
                 return
-            del self._runs[number]
-            answers = [future.result() for future in run.figures if future.exception() is None]
-            for level, line in dict.fromkeys(tuple(line) for answer in answers for line in answer["lines"]):
+            del self._runs[: self._runs.index(run) + 1]  # an earlier one was not sent to all workers
+            answers = [_answer(figures) for figures in run.figures.values()]
+            for level, line in dict.fromkeys(tuple(line) for answer in answers for line in answer.get("lines", ())):
                 log.log(level, "%s", line)
-            for worker, future in enumerate(run.figures):
-                if future.exception() is not None:
-                    error = getattr(future.exception(), "cause", None) or future.exception()  # Ray's own have many lines
-                    lost = f"worker {worker} told nothing of its run: {type(error).__name__}: {error}"
+            for worker, answer in enumerate(answers):
+                if "error" in answer:
+                    lost = f"worker {worker} sent no figures of its run: {answer['error']}"
                     log.warning("%s %s: %s", PREFIX, self._settings.method, lost)
-            reports = [answer["report"] for answer in answers if answer["report"] is not None]
+            reports = [answer["report"] for answer in answers if answer.get("report") is not None]
             if not reports:
                 return
             report = join(reports)
             keep(report, self._reports, run.sampler)
         log_end(report)
         host.tell_page("run", report)
+
+
+def _answer(figures: Future) -> dict:
+    """What a worker sent, or the first line of the `error` for which it sent nothing."""
+    if not figures.done():
+        return {"error": f"no answer in {PATIENCE_S} s"}
+    if figures.exception() is None:
+        return figures.result()
+    error = getattr(figures.exception(), "cause", None) or figures.exception()  # Ray's own say where it was raised, too
+    return {"error": f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"}

@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,6 @@ from .shards import Shards, gather_heads, hunyuan_shards, scatter_heads, wan_sha
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-KEY = "sparse_videogen_sequence_parallel"  # of the wrapper
 FUNCTION = "xfuser_optimized_attention"
 WAN = "raylight.diffusion_models.wan.xdit_context_parallel"
 HUNYUAN = "raylight.diffusion_models.hunyuan_video.xdit_context_parallel"
@@ -50,11 +48,15 @@ class Degrees:
         ulysses: the heads of a call, each with all tokens.
         ring: the queries of a call.
         pipeline: the layers (PipeFusion).
+        cfg: the conditionings.
+        rank: of this one, among all.
     """
 
     ulysses: int = 1
     ring: int = 1
     pipeline: int = 1
+    cfg: int = 1
+    rank: int = 0
 
     @classmethod
     def here(cls) -> Degrees:
@@ -69,6 +71,8 @@ class Degrees:
             xfuser.get_ulysses_parallel_world_size(),
             xfuser.get_ring_parallel_world_size(),
             xfuser.get_pipeline_parallel_world_size(),
+            xfuser.get_classifier_free_guidance_world_size(),
+            torch.distributed.get_rank(),
         )
 
     def obstacle(self, model: nn.Module) -> Reason | None:
@@ -94,44 +98,59 @@ def _home(model: nn.Module) -> str | None:
 
 def forward_wrapper(executor, *args, **kwargs):
     """DIFFUSION_MODEL, within the one that describes the forward: our attention in raylight's place."""
+    undo = _take_place(executor, args, kwargs)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        undo()
+
+
+@torch.compiler.disable  # as the override
+def _take_place(executor, args: tuple, kwargs: dict) -> Callable[[], None]:
+    """Puts our attention in place where it can be sparse; returns what puts raylight's back."""
     options = arguments_of(executor, args, kwargs).get("transformer_options") or {}
     forward = options.get(FORWARD)
+    degrees = Degrees.here()
     if forward is None or forward.grid is None:
-        return executor(*args, **kwargs)
-    degrees, model = Degrees.here(), forward.diffusion_model
+        return _nothing
+    model = forward.diffusion_model
     reason = degrees.obstacle(model)
     if reason is not None:
         forward.grid = None  # nothing of it is looked at any more
         forward.run.count_dense(reason)
     if reason is not None or degrees.ulysses == 1:
-        return executor(*args, **kwargs)
+        return _nothing
     from yunchang.globals import PROCESS_GROUP
 
-    ours = SharedAttention(forward, options, PROCESS_GROUP.ULYSSES_PG, degrees.ulysses, hunyuan=_home(model) == HUNYUAN)
-    with _in_place(sys.modules[BLOCKS[_home(model)]], ours):
-        return executor(*args, **kwargs)
-
-
-@contextmanager
-def _in_place(module, ours: SharedAttention) -> Iterator[None]:
-    """Within, the video's calls of this thread to the module's function are ours."""
+    module, before = sys.modules[BLOCKS[_home(model)]], getattr(_here, "attention", None)
     original = getattr(module, FUNCTION)
+    hunyuan = _home(model) == HUNYUAN
+    _here.attention = SharedAttention(forward, options, PROCESS_GROUP.ULYSSES_PG, degrees.ulysses, hunyuan=hunyuan)
     setattr(module, FUNCTION, _with_ours(original))
-    _here.attention = ours
-    try:
-        yield
-    finally:
-        _here.attention = None
+
+    @torch.compiler.disable
+    def undo():
+        _here.attention = before
         setattr(module, FUNCTION, original)
+
+    return undo
+
+
+def _nothing() -> None:
+    pass
 
 
 @functools.cache  # compiled code is made for the same function each time
 def _with_ours(original):
+    if hasattr(original, "raylights"):  # a forward within a forward
+        return original
+
     @torch.compiler.disable
     def xfuser_optimized_attention(*args, **kwargs):
         ours = getattr(_here, "attention", None)
         return original(*args, **kwargs) if ours is None else ours(original, *args, **kwargs)
 
+    xfuser_optimized_attention.raylights = original
     return xfuser_optimized_attention
 
 
@@ -143,20 +162,30 @@ class SharedAttention:
         which the tokens are shared out, as HunyuanVideo's are or as Wan's.
         """
         self.forward, self.options, self.group, self.ranks, self.hunyuan = forward, options, group, ranks, hunyuan
+        self._calls = 0  # of the video's
 
     def __call__(
         self, original, q: Tensor, k: Tensor, v: Tensor, heads, *args, skip_reshape=False, skip_output_reshape=False, **kwargs
     ) -> Tensor:
         """As `original`, raylight's: q, k, v of this rank's tokens [B, n, H * D], or [B, H, n, D] with `skip_reshape`."""
         shard = q.shape[2 if skip_reshape else 1]
-        forward, tokens = self.forward, shard * self.ranks
-        is_video = q.shape == k.shape == v.shape and tokens >= forward.grid.video_tokens
-        if not (is_video and (self.hunyuan or forward.is_videos_turn(shard, self.options))):
+        if not (q.shape == k.shape == v.shape and self._is_video(shard)):
             kwargs |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
             return original(q, k, v, heads, *args, **kwargs)
         pattern = "b h n d -> b n h d" if skip_reshape else "b n (h d) -> b n h d"
         out = self._attention(*(rearrange(x, pattern, h=heads) for x in (q, k, v)))
         return rearrange(out, "b n h d -> b h n d" if skip_output_reshape else "b n h d -> b n (h d)")
+
+    def _is_video(self, shard: int) -> bool:
+        """Whether a call with as many queries as keys on each rank is the video's own."""
+        forward = self.forward
+        try:
+            with forward.never_lost():
+                long_enough = shard * self.ranks >= forward.grid.video_tokens
+                return long_enough and (self.hunyuan or forward.is_videos_turn(shard, self.options))
+        except StayDense as stay:  # then the others get what they wait for from raylight's own
+            forward.run.count_dense(stay.reason)
+            return False
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Of and for this rank's tokens [B, n, H, D], by way of its share of the heads over all tokens."""
@@ -167,6 +196,7 @@ class SharedAttention:
                 shards = self._shards(q.shape[1])
         except StayDense as stay:
             reason = stay.reason
+        self._calls += 1
 
         def share(x: Tensor) -> Tensor:
             x = scatter_heads(x, self.group)
@@ -192,5 +222,6 @@ class SharedAttention:
         common = (forward.family, forward.diffusion_model, forward.arguments | {"transformer_options": self.options})
         grid = forward.grid_of(self.options)
         if self.hunyuan:
-            return hunyuan_shards(*common, grid, shard, self.ranks, forward.calls)
+            replaced = self.options.get("patches_replace", {}).get("dit")  # blocks, which may then be left out
+            return hunyuan_shards(*common, grid, shard, self.ranks, None if replaced else self._calls)
         return wan_shards(*common, grid, shard, self.ranks)

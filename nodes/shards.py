@@ -99,13 +99,13 @@ def _unpadded(family: Family, model: nn.Module, arguments: Mapping, grid: VideoL
 
 
 def hunyuan_shards(
-    family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, shard: int, ranks: int, calls: int
+    family: Family, model: nn.Module, arguments: Mapping, grid: VideoLayout, shard: int, ranks: int, calls: int | None
 ) -> Shards:
     """Of a call of HunyuanVideo's: text and image one after the other, or as one sequence in the single blocks.
 
     Args:
         arguments, grid, shard: as in `wan_shards`.
-        calls: of the video's self-attention that came before in this forward.
+        calls: of the video's self-attention that came before in this forward, None if that does not tell the block.
 
     Raises:
         StayDense: the sizes are not what is known of the model.
@@ -120,7 +120,9 @@ def hunyuan_shards(
     if not fitting:
         sizes = f"{shard} tokens on each of {ranks} GPUs, where {text} of the text and {image} of the video were expected"
         raise StayDense("layout", f"the call has {sizes}")
-    return fitting[0 if calls < len(model.double_blocks) else -1]
+    if len(fitting) > 1 and calls is None:
+        raise StayDense("multi_gpu", "a node replaces blocks of the model, and which of them a call is in cannot be told")
+    return fitting[0 if len(fitting) == 1 or calls < len(model.double_blocks) else 1]
 
 
 def _hunyuan_text(model: nn.Module, arguments: Mapping) -> int:

@@ -84,6 +84,9 @@ class Worker:
     def common_ksampler(self, *args, **kwargs):
         return self.worker.common_ksampler(*args, **kwargs)
 
+    def custom_sampler_advanced(self, *args, **kwargs):
+        return self.worker.custom_sampler_advanced(*args, **kwargs)
+
 def actors(shared):
     workers = [Worker.remote(rank, f"{checkpoints}/wan21_t2v.safetensors", shared) for rank in range(2)]
     ray.get([worker.__ray_ready__.remote() for worker in workers])

@@ -73,6 +73,26 @@ except ray.exceptions.RayTaskError as error:
 nodes_ray.reports_of(ours)
 tell("a sampler that fails", error=failed, off=all(map(torch.equal, sampled(workers), plain)))
 
+import threading
+ours = with_node(workers, "SVG")
+refused = []
+for one in ours["workers"][:1]:  # of a run that was never sent to the other
+    try:
+        one.common_ksampler.remote(threading.Lock())
+    except TypeError as error:
+        refused.append(str(error))
+    latent = {"samples": torch.zeros(1, 16, 5, 14, 22)}
+    one.common_ksampler.remote(0, 1, 5.0, "euler", "simple", conditioning(1), conditioning(2), latent)
+sampled(ours)
+tell("what cannot be sent", refused=refused, reports=[report["gpus"] for report in nodes_ray.reports_of(ours).values()],
+     left=len(ours["sparse_videogen"]._runs), off=all(map(torch.equal, sampled(workers), plain)))
+
+values = widgets("SVG")
+wrong = nodes_ray.proxies(workers, Settings.of(SVGConfig, values, "7"), values | {"no_such_widget": 1})
+dense = sampled(wrong)
+reports = nodes_ray.reports_of(wrong)
+tell("a node that fails there", dense=all(map(torch.equal, dense, plain)), reports=list(reports))
+
 nodes_ray.PACK = "/nowhere/at/all"
 for one in workers["workers"]:
     ray.get(one.model_function_runner.remote(lambda model: [sys.modules.pop(name) for name in list(sys.modules)
@@ -90,6 +110,18 @@ from raylight.comfy_extra_dist import nodes_model_advanced
 known = raylight.nodes.NODE_CLASS_MAPPINGS | nodes_model_advanced.NODE_CLASS_MAPPINGS
 tell("nodes", info={name: {"input": cls.INPUT_TYPES(), "output": cls.RETURN_TYPES} for name, cls in known.items()})
 workers = {**actors(shared=True), "parallel": True}
+from raylight.comfy_extra_dist.nodes_custom_sampler import NODE_CLASS_MAPPINGS as custom
+from comfy.samplers import sampler_object
+guided = with_node(workers, "SVG")
+(guider,) = custom["RayCFGGuider"]().get_guider(guided, conditioning(1), conditioning(2), 5.0)
+latent, sigmas = {"samples": torch.zeros(1, 16, 5, 14, 22)}, torch.tensor([1.0, 0.7, 0.3, 0.0])
+def by_guider():
+    return custom["XFuserSamplerCustomAdvanced"]().ray_sample(True, 0, guider, sampler_object("euler"), sigmas, latent)[0]
+sparse = by_guider()["samples"]
+(report,) = nodes_ray.reports_of(guided).values()
+(guider,) = custom["RayCFGGuider"]().get_guider(workers, conditioning(1), conditioning(2), 5.0)
+tell("a guider", line=report["line"], changed=far(sparse, by_guider()["samples"]))
+pages.clear()
 (plain,) = sampled(workers)
 for method in NODES:
     ours = with_node(workers, method)
@@ -159,10 +191,16 @@ def test_actors_sample_sparse_and_keep_no_trace(host, tmp_path):
     assert sum("stays dense, min_tokens: 385 tokens are fewer than 8192" in line for line in short["said"]) == 1
     assert "TypeError" in facts["a sampler that fails"]["error"] and facts["a sampler that fails"]["off"]
 
+    refused = facts["what cannot be sent"]
+    assert len(refused["refused"]) == 1 and refused["reports"] == [2] and refused["left"] == 0 and refused["off"]
+
+    failed = facts["a node that fails there"]
+    assert failed["dense"] and failed["reports"] == []
+    assert sum("the node could not be put on a worker's model" in line for line in failed["said"]) == 1
     nowhere = facts["no pack there"]
     assert nowhere["dense"] and nowhere["reports"] == []
     for worker in (0, 1):
-        assert any(f"worker {worker} told nothing of its run" in line and "/nowhere" in line for line in nowhere["said"])
+        assert any(f"worker {worker} sent no figures of its run" in line and "/nowhere" in line for line in nowhere["said"])
 
 
 def check_workflow(workflow: dict, info: dict) -> None:
@@ -200,6 +238,7 @@ def test_raylights_workers_make_one_video_together(host, tmp_path):
         assert fact["calls"] == 18 and fact["line"].startswith("12 of 18 calls sparse on 2 GPUs, density")
         assert fact["pages"] == [["run", fact["line"], "7"]] and len(fact["said"]) == 1
         assert facts[f"{method}, off"]["same"]
+    assert facts["a guider"]["line"].startswith("12 of 18 calls sparse on 2 GPUs") and facts["a guider"]["changed"] > 0.01
     for name in FOR_RAYLIGHT:
         check_workflow(json.loads((WORKFLOWS / f"{name}.json").read_text()), host.server.object_info() | facts["nodes"]["info"])
     assert min(facts[method]["far"] for method in ("SVG", "SVG2")) < 1e-5

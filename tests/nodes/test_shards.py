@@ -73,6 +73,14 @@ def test_hunyuan_with_tokens_that_nobody_knows_stays_dense():
         hunyuan_shards(HUNYUAN, MODEL, {"context": torch.zeros(1, 12, 4)}, GRID, 99, 2, 0)
 
 
+def test_hunyuan_with_blocks_that_may_be_left_out_is_told_by_its_sizes_or_stays_dense():
+    arguments = {"context": torch.zeros(1, 13, 4)}
+    assert hunyuan_shards(HUNYUAN, MODEL, arguments, GRID, 7 + 53, 2, None).lengths == (13, 105)
+    assert hunyuan_shards(HUNYUAN, MODEL, arguments, GRID, 59, 2, None).lengths == (118,)
+    with pytest.raises(StayDense, match="which of them a call is in cannot be told"):
+        hunyuan_shards(HUNYUAN, MODEL, {"context": torch.zeros(1, 14, 4)}, VideoLayout(4, 5, 7), 7 + 70, 2, None)
+
+
 def test_hunyuan_counts_all_of_its_text():
     """Of version 1.5: what is written in the picture, and the image that stands for the first frame."""
     model = SimpleNamespace(**vars(MODEL) | {"byt5_in": object()})
