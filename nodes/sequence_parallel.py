@@ -110,22 +110,34 @@ def _take_place(executor, args: tuple, kwargs: dict) -> Callable[[], None]:
     """Puts our attention in place where it can be sparse; returns what puts raylight's back."""
     options = arguments_of(executor, args, kwargs).get("transformer_options") or {}
     forward = options.get(FORWARD)
-    degrees = Degrees.here()
     if forward is None or forward.grid is None:
         return _nothing
-    model = forward.diffusion_model
-    reason = degrees.obstacle(model)
-    if reason is not None:
+    try:
+        with forward.never_lost():  # or a raylight that is built in another way
+            return _put_in_place(forward, options)
+    except StayDense as stay:
         forward.grid = None  # nothing of it is looked at any more
-        forward.run.count_dense(reason)
-    if reason is not None or degrees.ulysses == 1:
+        forward.run.count_dense(stay.reason)
+        return _nothing
+
+
+def _put_in_place(forward: Forward, options: Mapping) -> Callable[[], None]:
+    """`_take_place` for a forward of a run.
+
+    Raises:
+        StayDense: the model's attention cannot be sparse among these GPUs.
+    """
+    degrees, home = Degrees.here(), _home(forward.diffusion_model)
+    reason = degrees.obstacle(forward.diffusion_model)
+    if reason is not None:
+        raise StayDense(*reason)
+    if degrees.ulysses == 1:
         return _nothing
     from yunchang.globals import PROCESS_GROUP
 
-    module, before = sys.modules[BLOCKS[_home(model)]], getattr(_here, "attention", None)
+    module, before = sys.modules[BLOCKS[home]], getattr(_here, "attention", None)
     original = getattr(module, FUNCTION)
-    hunyuan = _home(model) == HUNYUAN
-    _here.attention = SharedAttention(forward, options, PROCESS_GROUP.ULYSSES_PG, degrees.ulysses, hunyuan=hunyuan)
+    _here.attention = SharedAttention(forward, options, PROCESS_GROUP.ULYSSES_PG, degrees.ulysses, hunyuan=home == HUNYUAN)
     setattr(module, FUNCTION, _with_ours(original))
 
     @torch.compiler.disable

@@ -96,6 +96,7 @@ BROKEN = {
     "the layout": (seam, "wan_shards", raises(KeyError("a layout"))),
     "the call": (forward_module.Forward, "known_call", raises(ValueError("a call"))),
     "the forward": (patch_module, "Forward", raises(IndexError("a forward"))),
+    "raylight": (seam, "BLOCKS", {}.fromkeys(seam.BLOCKS, "raylight.of_another_kind")),
     "the node": None,
 }
 for name, broken in BROKEN.items():
@@ -117,7 +118,7 @@ for name, broken in BROKEN.items():
 def test_one_gpu_that_fails_alone_computes_its_heads_in_full(ranks):
     """None waits for another for ever, whatever goes wrong on one, and even if the node is missing there."""
     facts = ranks(FAULTS, timeout_s=200)
-    assert len(facts) == 6
+    assert len(facts) == 7
     for name, fact in facts.items():
         assert fact["same"] and fact["far"] < 1e-5 < 0.01 < fact["sparse"], name
         first, second = fact["counts"]
