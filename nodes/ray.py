@@ -30,6 +30,7 @@ from .svg2 import SVG2Attention
 
 PACK = str(Path(__file__).resolve().parents[1])
 SAMPLING = ("common_ksampler", "custom_sampler", "custom_sampler_advanced")  # raylight's methods of an actor
+ALIASES = ["raylight", "multi GPU"]  # without their sisters' own, whose search would find these nodes first
 PATIENCE_S = 60  # for the figures of a run whose result is there
 
 
@@ -37,12 +38,6 @@ class RayNode(PatchNode):
     """A node that patches the model of every worker."""
 
     WHERE = "Place it between raylight's loader and its sampler, to render one video on several GPUs."
-
-    @staticmethod
-    def about(sister: type[PatchNode], node_id: str, display_name: str) -> dict:
-        """`ABOUT` of the node that does for workers what its sister does for one model."""
-        aliases = [*sister.ABOUT["aliases"], "raylight", "multi GPU"]
-        return {"node_id": node_id, "display_name": display_name, "aliases": aliases}
 
     @classmethod
     def subject(cls) -> tuple:
@@ -67,13 +62,13 @@ class RayNode(PatchNode):
 class SVGAttentionRay(RayNode, SVGAttention):
     """SVG on every worker."""
 
-    ABOUT = RayNode.about(SVGAttention, "SVGAttentionRay", "Sparse VideoGen (SVG, Ray)")
+    ABOUT = {"node_id": "SVGAttentionRay", "display_name": "Sparse VideoGen (SVG, Ray)", "aliases": ALIASES}
 
 
 class SVG2AttentionRay(RayNode, SVG2Attention):
     """SVG2 on every worker."""
 
-    ABOUT = RayNode.about(SVG2Attention, "SVG2AttentionRay", "Sparse VideoGen 2 (SVG2, Ray)")
+    ABOUT = {"node_id": "SVG2AttentionRay", "display_name": "Sparse VideoGen 2 (SVG2, Ray)", "aliases": ALIASES}
 
 
 def proxies(ray_actors: dict, settings: Settings, values: dict) -> dict:
