@@ -25,8 +25,8 @@ from sparse_videogen.kernels import PRECISIONS
 DATA = Path(__file__).parent / "data" / "attention_density"
 COUNTS = (1, 2, 4, 8)
 BALANCED = {"two": 2, "four": 4, "eight": 8}  # columns
-# Part of a GPU's name -> what it reaches others by, and GB/s one way that a copy between two may take: about 0.8 of the
-# makers' 450 and 63 and, since GeForce cards copy through the host's memory, a third of the 64 and 32 of PCIe 5 and 4.
+# Part of a GPU's name -> what it reaches others by, and GB/s one way that a copy between two may take: 0.8 of the makers' 450
+# and 300 of NVLink and, since GeForce cards copy through the host's memory, a third of the 64 and 32 of PCIe 5 and 4.
 LINKS = {
     "H100": ("NVLink 4", 360),
     "A100": ("NVLink 3", 240),

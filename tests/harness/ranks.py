@@ -18,14 +18,34 @@ from tiny_checkpoints import parts, write_checkpoint
 
 HARNESS = Path(__file__).parent
 FIRST_VERSION = "0.4.0"  # whose models have all that raylight's forwards use
-RANK = """
+# raylight on a CPU: xFuser leaves out the parts of it where there is no GPU.
+IMPORT = """
 import os
-import torch.distributed as dist
-from tiny_prompts import tiny_prompt
 sys.path.append(os.environ["RAYLIGHT"])
-has_cuda, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # xFuser looks for its parts where there is a GPU
+has_cuda, torch.cuda.is_available = torch.cuda.is_available, lambda: True
 import raylight
 torch.cuda.is_available = has_cuda
+"""
+# The nodes' settings, and a model on one GPU with a node.
+NODES = """
+from sparse_videogen.nodes.svg import SVGAttention
+from sparse_videogen.nodes.svg2 import SVG2Attention
+NODES = {"SVG": SVGAttention, "SVG2": SVG2Attention}
+SMALL = {"SVG": {}, "SVG2": {"density": 0.4, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6}}
+def widgets(method, **values):
+    # What a node hands to its workers.
+    return NODES[method].resolved({"min_tokens": 0, "start_percent": 0.0} | SMALL[method] | values)
+
+def alone(family, method, **values):
+    return patch_model(load(family), Settings.of(NODES[method].CONFIG, widgets(method, **values), "7"))
+
+def far(a, b):
+    # The largest difference, as a part of the largest value.
+    return ((a - b).abs().max() / b.abs().max()).item()
+"""
+RANK = """
+import torch.distributed as dist
+from tiny_prompts import tiny_prompt
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 from raylight.distributed_modules.usp import USPInjectRegistry
@@ -33,8 +53,6 @@ from raylight.distributed_worker.parallel_group_manager import initialize_xfuser
 import comfy.patcher_extension
 import helper_nodes, node_helpers, processes
 from sparse_videogen.nodes import ray_worker
-from sparse_videogen.nodes.svg import SVGAttention
-from sparse_videogen.nodes.svg2 import SVG2Attention
 
 degrees = json.loads(os.environ["DEGREES"])
 parallel = {"is_xdit": True, "attention": "TORCH_MATH", "sync_ulysses": False, "ring_degree": 1, "cfg_degree": 1}
@@ -64,24 +82,10 @@ def render(model, family="wan21_t2v", steps=3, cfg=5.0, **options):
     with torch.inference_mode():
         return comfy.sample.sample(model, noise, steps, cfg, "euler", "simple", positive, negative, latent)
 
-NODES = {"SVG": SVGAttention, "SVG2": SVG2Attention}
-SMALL = {"SVG": {}, "SVG2": {"density": 0.4, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6}}
-def widgets(method, **values):
-    # What a node hands to its workers.
-    return NODES[method].resolved({"min_tokens": 0, "start_percent": 0.0} | SMALL[method] | values)
-
 def begin(model, method, **values):
     return ray_worker.begin(model, method, widgets(method, **values), "7")
 
 figures, end = ray_worker.figures, ray_worker.end
-
-def alone(family, method, **values):
-    # The model on one GPU, with the node.
-    return patch_model(load(family), Settings.of(NODES[method].CONFIG, widgets(method, **values), "7"))
-
-def far(a, b):
-    # The largest difference, as a part of the largest value.
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 def on_every_rank(x):
     gathered = [torch.empty_like(x) for _ in range(ranks)]
@@ -128,7 +132,7 @@ def run_on_ranks(
         write_checkpoint(family, folder)
     python, facts = prepare_host(host_path), [folder / f"facts{rank}.json" for rank in range(ranks)]
     ending = 'open(facts_file, "w").write(json.dumps(facts))\nprocesses.end()'
-    program = f"{PRELUDE}\n{RANK}\n{script}\n{ending}"
+    program = "\n".join([PRELUDE, IMPORT, NODES, RANK, script, ending])
     more = {"RAYLIGHT": str(find_raylight() / "src"), "DEGREES": json.dumps(degrees or {})}
     run_ranks(ranks, lambda rank: [python, "-c", program, HARNESS, folder, facts[rank]], folder, timeout_s, host_path, **more)
     return json.loads(facts[0].read_text())

@@ -15,7 +15,7 @@ from pathlib import Path
 from comfy_host import prepare_host
 from in_process import PRELUDE
 from processes import environment, free_port
-from ranks import HARNESS, find_raylight
+from ranks import HARNESS, IMPORT, NODES, find_raylight
 from tiny_checkpoints import write_checkpoint
 
 ACTORS = """
@@ -93,20 +93,9 @@ def actors(shared):
     return {"workers": workers}
 
 from sparse_videogen.nodes import ray as nodes_ray
-from sparse_videogen.nodes.svg import SVGAttention
-from sparse_videogen.nodes.svg2 import SVG2Attention
-NODES = {"SVG": SVGAttention, "SVG2": SVG2Attention}
-SMALL = {"SVG": {}, "SVG2": {"density": 0.4, "q_clusters": 8, "k_clusters": 24, "kmeans_init_iters": 6}}
-
-def widgets(method, **values):
-    return NODES[method].resolved({"min_tokens": 0, "start_percent": 0.0} | SMALL[method] | values)
-
 def with_node(ray_actors, method, **values):
     values = widgets(method, **values)
     return nodes_ray.proxies(ray_actors, Settings.of(NODES[method].CONFIG, values, "7"), values)
-
-def alone(method, **values):
-    return patch_model(load(), Settings.of(NODES[method].CONFIG, widgets(method, **values), "7"))
 
 def sampled(ray_actors, steps=3):
     latent = {"samples": torch.zeros(1, 16, 5, 14, 22)}
@@ -124,15 +113,6 @@ def sampled_alone(model):
     with torch.no_grad():
         inputs = comfy.sample.prepare_noise(latent, 0), 3, 5.0, "euler", "simple", conditioning(1), conditioning(2), latent
         return comfy.sample.sample(model, *inputs)
-
-def far(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
-"""
-RAYLIGHT = """
-sys.path.append(raylight)
-has_cuda, torch.cuda.is_available = torch.cuda.is_available, lambda: True
-import raylight.nodes
-torch.cuda.is_available = has_cuda
 """
 
 
@@ -140,7 +120,7 @@ def run_beside_actors(host_path: Path, script: str, folder: Path, *, raylight: b
     """Runs the script and returns what it told; `raylight`: imports that too."""
     write_checkpoint("wan21_t2v", folder)
     facts, ending = folder / "facts.json", 'open(facts_file, "w").write(json.dumps(facts))\nray.shutdown()'
-    program = "\n".join([PRELUDE, ACTORS, RAYLIGHT if raylight else "", script, ending])
+    program = "\n".join([PRELUDE, NODES, ACTORS, IMPORT + "import raylight.nodes" if raylight else "", script, ending])
     command = [str(part) for part in (prepare_host(host_path), "-c", program, HARNESS, folder, facts)]
     with tempfile.TemporaryDirectory(prefix="ray-") as own:  # pytest's are too long for the names of sockets
         env = environment(

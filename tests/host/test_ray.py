@@ -28,7 +28,7 @@ for method in NODES:
     removed = sampled(workers)
     tell(
         method,
-        far=[far(out, sampled_alone(alone(method))) for out in first],
+        far=[far(out, sampled_alone(alone("wan21_t2v", method))) for out in first],
         again=all(map(torch.equal, first, again)),
         off=all(map(torch.equal, removed, plain)),
         changed=far(first[0], plain[0]),
@@ -130,7 +130,7 @@ for method in NODES:
     (out,) = sampled(ours)
     (report,) = nodes_ray.reports_of(ours).values()
     here = list(pages)
-    one = sampled_alone(alone(method))
+    one = sampled_alone(alone("wan21_t2v", method))
     pages.clear()
     said[:] = [line for line in said if "on 2 GPUs" in line]
     tell(method, far=far(out, one), changed=far(one, plain), line=report["line"], calls=report["calls"], pages=here)
