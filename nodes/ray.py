@@ -194,8 +194,8 @@ class Crew:
                 return
             report = join(reports)
             keep(report, self._reports, run.sampler)
-        log_end(report)
-        host.tell_page("run", report)
+            log_end(report)  # within the lock: who waits for the report finds it told, too
+            host.tell_page("run", report)
 
 
 def _answer(figures: Future) -> dict:
