@@ -26,6 +26,7 @@ COLUMNS = ("shape", "part", "launches", "ms", "share")
 # Part of a call -> the kernels that are it, by name; the first that fits.
 PARTS = {
     "attention": "gather_attention",
+    "dense attention": "flash|fmha|sdpa|scaled_dot_product",
     "k-means: assign": "_assign_kernel|_pad_centroids",
     "k-means: centroids": "_centroids_kernel",
     "k-means: sort": "sort|radix|searchsorted",  # that of the bins, too
@@ -47,11 +48,31 @@ def part_of(kernel: str) -> str:
     return next(part for part, pattern in PARTS.items() if re.search(pattern, kernel, re.IGNORECASE))
 
 
-def profiled(function: Callable, device: torch.device | str, trace: Path | None) -> list[tuple[str, int, float]]:
-    """Name, launches and ms of each kernel of one call, longest first; a rehearsal counts torch's operators instead."""
+def profiler(device: torch.device | str) -> profile:
+    """Of what runs on the device."""
     on_cuda = torch.device(device).type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as seen:
+    return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])])
+
+
+def kernels_of(seen: profile, device: torch.device | str) -> list[tuple[str, int, float]]:
+    """Name, launches and ms of each kernel, longest first; on a CPU, as in a rehearsal, of torch's operators instead."""
+    on_cuda = torch.device(device).type == "cuda"
+    kind, field = (DeviceType.CUDA, "self_device_time_total") if on_cuda else (DeviceType.CPU, "self_cpu_time_total")
+    kernels = [(x.key, x.count, getattr(x, field) / 1e3) for x in seen.key_averages() if x.device_type == kind]
+    return sorted(kernels, key=lambda kernel: -kernel[2])
+
+
+def by_part(kernels: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+    """Launches and ms of each part that the kernels belong to, longest first."""
+    parts = defaultdict(lambda: (0, 0.0))
+    for name, launches, ms in kernels:
+        parts[part_of(name)] = parts[part_of(name)][0] + launches, parts[part_of(name)][1] + ms
+    return sorted(((part, *sums) for part, sums in parts.items()), key=lambda row: -row[2])
+
+
+def profiled(function: Callable, device: torch.device | str, trace: Path | None) -> list[tuple[str, int, float]]:
+    """`kernels_of` one call."""
+    with profiler(device) as seen:
         function()
         gpu.synchronize()
     if trace is not None:
@@ -59,9 +80,7 @@ def profiled(function: Callable, device: torch.device | str, trace: Path | None)
         if trace.stat().st_size > MOST_TRACE_BYTES:
             print(f"{trace} was left out: {trace.stat().st_size >> 20} MB")
             trace.unlink()
-    kind, field = (DeviceType.CUDA, "self_device_time_total") if on_cuda else (DeviceType.CPU, "self_cpu_time_total")
-    kernels = [(x.key, x.count, getattr(x, field) / 1e3) for x in seen.key_averages() if x.device_type == kind]
-    return sorted(kernels, key=lambda kernel: -kernel[2])
+    return kernels_of(seen, device)
 
 
 def rows_of(shape: Shape, arguments) -> Iterator[dict]:
@@ -72,13 +91,9 @@ def rows_of(shape: Shape, arguments) -> Iterator[dict]:
     require_kernels()
     wall_ms = milliseconds(call, q.device)
     kernels = profiled(call, q.device, arguments.trace)
-    parts = defaultdict(lambda: (0, 0.0))
-    for name, launches, ms in kernels:
-        parts[part_of(name)] = parts[part_of(name)][0] + launches, parts[part_of(name)][1] + ms
     launched, total_ms = (sum(each) for each in list(zip(*kernels, strict=True))[1:])
     made = [(f"kernel {name[:90]}", launches, ms) for name, launches, ms in kernels[:MOST_KERNELS]]
-    made += sorted(((part, *sums) for part, sums in parts.items()), key=lambda row: -row[2])
-    made += [("all kernels", launched, total_ms), ("whole call", launched, wall_ms)]
+    made += [*by_part(kernels), ("all kernels", launched, total_ms), ("whole call", launched, wall_ms)]
     common = {"heads": shape.heads, "provider": "svg2"}
     for part, launches, ms in made:
         yield {**common, "part": part, "launches": launches, "ms": ms, "share": ms / wall_ms}

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 ARCHITECTURE = "9.0"
 SHARED_BYTES = 227 << 10
 PACKAGES = ("assign", "centroids", "gather_attention", "pack", "exact_rows", "select", "score", "budget", "bins")
-TINY = {"heads": 2, "frames": 4, "height": 8, "width": 8, "q_clusters": 8, "k_clusters": 16}
+TINY = {"heads": 2, "layers": 2, "frames": 4, "height": 8, "width": 8, "q_clusters": 8, "k_clusters": 16}
 
 
 class Event:

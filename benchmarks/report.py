@@ -41,6 +41,16 @@ TABLES = {
         "device | shape | part | launches | ms | share of the call",
         "device shape part launches ms:.2f share:.1%",
     ),
+    "steps": (
+        "Whole steps in ComfyUI",
+        "device | shape | provider | density | s a step | s a dense step with warm-up | speedup | end to end | peak MB",
+        "device shape provider density:.3f s_step:.2f s_dense_step:.2f speedup:.2f end_to_end:.2f peak_bytes:.0f",
+    ),
+    "step parts": (
+        "Where a step's time goes",
+        "device | shape | provider | density | part | launches | ms | share of the step",
+        "device shape provider density:.3f part launches ms:.0f share:.1%",
+    ),
 }
 
 

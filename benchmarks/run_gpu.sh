@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What needs a GPU, as three calls of under 9 minutes each, unattended: a step that fails or is slow stops no other.
+# What needs a GPU, as calls of under 9 minutes each, unattended: a step that fails or is slow stops no other.
 #   A  ceilings, the tests, tuning, a profile and the counters of one launch
 #   B  attention against what users have, kernel alone and whole calls
 #   C  planning, k-means, HunyuanVideo, memory, the memory and race checkers, tensors of more than 2^31 elements
+#   D  whole denoising steps of Wan 14B in ComfyUI, which $COMFYUI_PATH names and the python at hand can import
 # A call leaves a log and a file of rows in the folder given; A also the table that it tuned and a trace. Takes the python
 # at hand (or $PYTHON), with torch, triton and pytest. Wheels in $WHEELS (or .whl/) are installed for the call alone.
 # With --plan instead of a folder it prints the steps and the seconds that they may take; REHEARSE=1 runs all of it on a
 # CPU, small (benchmarks/rehearsal.py).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-usage="usage: benchmarks/run_gpu.sh A|B|C OUTPUT_FOLDER|--plan"
+usage="usage: benchmarks/run_gpu.sh A|B|C|D OUTPUT_FOLDER|--plan"
 call=${1:?$usage} out=${2:?$usage}
 python=${PYTHON:-python3}
 quick=() few=() parallel=() summary=() total=0 failed=0
@@ -101,6 +102,10 @@ case $call in
                 --print-limit 5 "$python" benchmarks/profile_call.py --mode small
         done
         step 60 large "$python" -m pytest -q -p no:cacheprovider --tb=short tests/kernels/test_large.py
+        ;;
+    D)
+        lines=60
+        step 520 steps "$python" benchmarks/steps.py --shapes wan14b_720p --seconds 380 --json "$rows"
         ;;
     *)
         echo "$usage" >&2

@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_env import find_hosts, prepare_host
 
 pytest.importorskip("triton")
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "run_gpu.sh"
 MOST_SECONDS = 540
 MOST_FILES = 8
-OPS = {"A": {"ceilings", "tune", "profile"}, "B": {"attention"}, "C": {"planning", "kmeans", "attention", "memory"}}
+OPS = {
+    "A": {"ceilings", "tune", "profile"},
+    "B": {"attention"},
+    "C": {"planning", "kmeans", "attention", "memory"},
+    "D": {"steps", "step parts"},
+}
 # What a CPU or this environment does not have; of the configs, one that no GPU's shared memory holds.
 MAY_BE_MISSING = {"sdpa-cudnn", "sdpa-efficient", "sageattention", "flashinfer", "sol-attn", "flash_kmeans"}
 MAY_BE_MISSING |= {"256x128w8s5t32d128a"}
@@ -46,7 +52,8 @@ def planned(run_call):
 
 @pytest.mark.parametrize("call", OPS)
 def test_every_step_fits_and_runs(call, run_call, planned, tmp_path):
-    code, said, status = run_call(call, tmp_path)
+    host = call == "D" and (find_hosts() or pytest.skip("no ComfyUI found: set COMFYUI_PATH"))[0]
+    code, said, status = run_call(call, tmp_path, prepare_host(host) if host else sys.executable)
     assert code == 0 and status == dict.fromkeys(planned(call), 0), said
     assert len(list(tmp_path.iterdir())) <= MOST_FILES
     rows = [json.loads(line) for line in (tmp_path / f"{call}.jsonl").read_text().splitlines()]
