@@ -4,16 +4,18 @@
 #   B  attention against what users have, kernel alone and whole calls
 #   C  planning, k-means, HunyuanVideo, memory, the memory and race checkers, tensors of more than 2^31 elements
 #   D  whole denoising steps of Wan 14B in ComfyUI, which $COMFYUI_PATH names and the python at hand can import
+#   E  more training of the tiny model, from $WEIGHTS or the committed ones; needs diffusers
 # A call leaves a log and a file of rows in the folder given; A also the table that it tuned and a trace. Takes the python
 # at hand (or $PYTHON), with torch, triton and pytest. Wheels in $WHEELS (or .whl/) are installed for the call alone.
 # With --plan instead of a folder it prints the steps and the seconds that they may take; REHEARSE=1 runs all of it on a
 # CPU, small (benchmarks/rehearsal.py).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-usage="usage: benchmarks/run_gpu.sh A|B|C|D OUTPUT_FOLDER|--plan"
+usage="usage: benchmarks/run_gpu.sh A|B|C|D|E OUTPUT_FOLDER|--plan"
 call=${1:?$usage} out=${2:?$usage}
+[[ $call == [A-E] ]] || { echo "$usage" >&2 && exit 2; }
 python=${PYTHON:-python3}
-quick=() few=() parallel=() summary=() total=0 failed=0
+quick=() few=() parallel=() training=(--minutes 7.5 --compile --batches 16) summary=() total=0 failed=0
 log=$out/$call.log rows=$out/$call.jsonl
 export PYTHONUNBUFFERED=1
 
@@ -50,6 +52,7 @@ if [ "$out" != --plan ]; then
         "$python" benchmarks/rehearsal.py "$programs"
         PATH=$programs:$PATH
         quick=(-k rejects)
+        training=(--steps 2 --device cpu)
         few=(--kernels gather_attention assign --configs 128x64w8s5 64x64w4s3 256x128w8s5)
     fi
 fi
@@ -107,9 +110,11 @@ case $call in
         lines=60
         step 520 steps "$python" benchmarks/steps.py --shapes wan14b_720p --seconds 380 --json "$rows"
         ;;
-    *)
-        echo "$usage" >&2
-        exit 2
+    E)
+        lines=20
+        step 520 train "$python" demo/train_tiny_wan.py "${training[@]}" --weights "${WEIGHTS:-demo/tiny_wan.safetensors}" \
+            --state "$out/training.pt" --export "$out/tiny_wan.safetensors"
+        [ "$out" = --plan ] || rm -f "$out/training.pt" # 70 MB
         ;;
 esac
 if [ "$out" = --plan ]; then

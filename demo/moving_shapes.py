@@ -96,28 +96,33 @@ def seed_of(prompt: int | None) -> int:
     return FIRST_SEED + (len(PROMPTS) if prompt is None else prompt)
 
 
-def clips(prompts: list[int], frames: int, height: int, width: int, rng: torch.Generator) -> Tensor:
+def clips(
+    prompts: list[int], frames: int, height: int, width: int, rng: torch.Generator, device: torch.device | str = "cpu"
+) -> Tensor:
     """One clip a prompt, [B, frames, height, width] in [-1, 1].
 
     Args:
         prompts: numbers in PROMPTS.
         height, width: pixels.
-        rng: places shapes and texture.
+        rng: places shapes and texture; on the CPU.
+        device: where the clips are made.
     """
-    time = torch.arange(frames).view(-1, 1, 1)
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    result = []
-    for prompt in (PROMPTS[number] for number in prompts):
-        phase = torch.rand(2, generator=rng) * 48
+    chances = [torch.rand(1 + len(PROMPTS[number].shapes), 2, 1, 1, 1, generator=rng) for number in prompts]
+    time = torch.arange(frames, device=device).view(-1, 1, 1)
+    y, x = torch.meshgrid(torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij")
+    result = torch.empty(len(prompts), frames, height, width, device=device)
+    for number in set(prompts):  # clips of one prompt together
+        prompt, which = PROMPTS[number], [i for i, other in enumerate(prompts) if other == number]
+        phase, *places = torch.stack([chances[i] for i in which], 2).to(device)
+        phase = phase * 48
         picture = _texture(prompt.texture, x - prompt.pan_x * time + phase[0], y - prompt.pan_y * time + phase[1])
-        for shape in prompt.shapes:
-            place = torch.rand(2, generator=rng)
+        for shape, place in zip(prompt.shapes, places, strict=True):
             centre_x = _bounce(place[0], shape.speed_x * time, shape.radius, width)
             centre_y = _bounce(place[1], shape.speed_y * time, shape.radius, height)
             inside = _distance(shape.kind, x - centre_x, y - centre_y, shape.radius)
-            picture = torch.lerp(picture, torch.tensor(shape.grey), (0.5 - inside).clamp(0, 1))
-        result.append(picture)
-    return torch.stack(result)
+            picture = torch.lerp(picture, torch.tensor(shape.grey, device=device), (0.5 - inside).clamp(0, 1))
+        result[which] = picture
+    return result
 
 
 def to_latent(video: Tensor) -> Tensor:

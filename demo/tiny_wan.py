@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -50,11 +51,11 @@ def untrained() -> WanTransformer3DModel:
     return model
 
 
-def load() -> WanTransformer3DModel:
+def load(checkpoint: Path = CHECKPOINT) -> WanTransformer3DModel:
     """The trained model, in float32."""
     logging.set_verbosity_error()
     options = {"config": str(CONFIG), "local_files_only": True, "torch_dtype": torch.float32}
-    return WanTransformer3DModel.from_single_file(str(CHECKPOINT), **options).eval().requires_grad_(False)
+    return WanTransformer3DModel.from_single_file(str(checkpoint), **options).eval().requires_grad_(False)
 
 
 def original_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

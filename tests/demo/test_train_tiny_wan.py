@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 import train_tiny_wan
+from moving_shapes import clips
 from render import CHECKPOINT
 from safetensors.torch import load_file
+from tiny_wan import original_names
 from train_tiny_wan import Training, train
 
 SMALL = ((1.0, 2, 48, 2),)
@@ -33,6 +35,23 @@ def test_it_trains_the_same_model_again_and_stops_anywhere(tmp_path):
     losses += [loss for _, loss in train(second, minutes=None, steps=4)]
     assert losses == expected
     assert all(torch.equal(second.ema[name], value) for name, value in whole.ema.items())
+
+
+def test_goes_on_from_a_checkpoint_with_larger_batches(monkeypatch):
+    seen = []
+
+    def watched(prompts, *size):
+        seen.append(len(prompts))
+        return clips(prompts, *size)
+
+    monkeypatch.setattr(train_tiny_wan, "clips", watched)
+    training = Training("cpu", SMALL, batches=3, weights=CHECKPOINT)
+    expected = load_file(CHECKPOINT)
+    assert all(torch.equal(x, expected[name].float()) for name, x in original_names(training.ema).items())
+    before = {name: x.clone() for name, x in training.model.named_parameters()}
+    loss = training.step(0.5)
+    assert seen == [6] and loss < 0.6  # untrained it is above 1
+    assert any(not torch.equal(x, before[name]) for name, x in training.model.named_parameters())
 
 
 def test_exports_a_checkpoint_of_what_was_trained(tmp_path):
