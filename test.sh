@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# All tests, in an environment of their own. COMFYUI_PATH (one or more, colon-separated) says which ComfyUI the
-# tests in tests/host/ and tests/web/ run against; without it those that stand in the usual places, if any. The tests in
-# tests/web/ also need a Chromium: an installed one, or the one that $CHROMIUM names.
+# All tests, in an environment of their own and in a process per core; or, with pytest's arguments, those that they name.
+# COMFYUI_PATH (one or more, colon-separated) says which ComfyUI the tests in tests/host/ and tests/web/ run against; without it
+# those that stand in the usual places, if any. The tests in tests/web/ also need a Chromium: an installed one, or the one that
+# $CHROMIUM names.
 set -euo pipefail
 cd "$(dirname "$0")"
 source demo/environment.sh
@@ -22,4 +23,7 @@ if [ ! -e .venv/engines/xfuser ]; then
     "${install[@]}" --no-deps "yunchang==0.6.*" "xfuser==0.4.5"  # raylight 1.5 does not start with a later xFuser
 fi
 "$PYTHON" -m ruff check .
+if [ $# = 0 ]; then
+    set -- --numprocesses auto --maxprocesses 4 --dist loadgroup
+fi
 exec "$PYTHON" -m pytest "$@"

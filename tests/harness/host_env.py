@@ -14,6 +14,8 @@ import sys
 import venv
 from pathlib import Path
 
+from filelock import FileLock  # torch requires it
+
 CHECKOUT = Path(__file__).absolute().parents[2]
 DEFAULT_HOSTS = ("~/ComfyUI", "~/comfy/ComfyUI")
 # torchvision is installed apart (its wheel demands its own torch), the rest is of no use headless.
@@ -62,9 +64,16 @@ def prepare_host(path: Path) -> Path:
     stamp = folder / "requirements.sha256"
     parts = [sys.version, *_site_folders(), torch_version, torchvision, *requirements]
     wanted = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    if python.is_file() and stamp.is_file() and stamp.read_text() == wanted:
-        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not (python.is_file() and stamp.is_file() and stamp.read_text() == wanted):
+            _make(folder, python, torch_version, torchvision, requirements)
+            stamp.write_text(wanted)
+    return python
 
+
+def _make(folder: Path, python: Path, torch_version: str, torchvision: str, requirements: list[str]) -> None:
+    """The environment, anew."""
     venv.create(folder, with_pip=True, clear=True, symlinks=os.name != "nt")
     # This interpreter's packages are on its import path too; its own come first.
     purelib = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
@@ -73,8 +82,6 @@ def prepare_host(path: Path) -> Path:
     constraints.write_text(f"torch=={torch_version}\n")
     _pip_install(python, ["--no-deps", torchvision], folder)
     _pip_install(python, ["--constraint", str(constraints), *requirements], folder)
-    stamp.write_text(wanted)
-    return python
 
 
 def _requirements(path: Path) -> list[str]:
