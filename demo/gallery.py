@@ -2,6 +2,8 @@
 
 python demo/gallery.py videos   # four prompts, dense beside SVG2, and what each head reads, in diffusers
 python demo/gallery.py page     # the node with its panel, its report and the workflows, in the last ComfyUI found
+
+The workflow for raylight opens where raylight is found, as for the tests.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import pictures
 import tiny_wan
 from comfy_page import ComfyPage, newest_page
 from PIL import Image
+from processes import ENGINES
+from ranks import find_raylight
 from render import METHODS, ROOT, Scene
 from video_quality import psnr
 from workflow_render import WORKFLOWS
@@ -26,6 +30,8 @@ PROMPTS = (0, 1, 5, 7)
 NODE = "sparse"
 WIDTH, HEIGHT = 400, 330
 REPORT_WIDTH, THUMBNAIL_WIDTH = 960, 640
+RAYLIGHT_NODES = ROOT / "tests" / "harness" / "raylight_nodes"
+IN_PAGE = {"MarkdownNote", "Note"}  # of which a server knows nothing
 NO_LINKS, LINKS = -1, 2
 SMALLER = """() => {
     const { ds, canvas } = app.canvas;
@@ -62,7 +68,7 @@ def draw_videos() -> None:
 
 def draw_page() -> None:
     """What the page shows of a run and of the workflows."""
-    with newest_page() as comfy:
+    with newest_page([RAYLIGHT_NODES] if ENGINES.is_dir() and find_raylight() else []) as comfy:
         comfy_render.install_checkpoint(comfy.host.server.base_dir)
         draw_run(comfy)
         draw_workflows(comfy)
@@ -97,7 +103,12 @@ def draw_workflows(comfy: ComfyPage) -> None:
             named.touch()  # the page looks for names only
     comfy.set(**{"Comfy.LinkRenderMode": LINKS})
     comfy.open()
+    known = comfy.host.server.object_info()
     for file, workflow in workflows.items():
+        unknown = {node["type"] for node in workflow["nodes"]} - known.keys() - IN_PAGE
+        if unknown:
+            print(f"{file.name} is left out, for want of {', '.join(sorted(unknown))}")
+            continue
         comfy.load(workflow)
         comfy.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         comfy.page.wait_for_timeout(1500)  # the host's own transitions have no event

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,10 +56,11 @@ def chromium() -> Iterator:
 
 
 @contextmanager
-def newest_page() -> Iterator[ComfyPage]:
-    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found."""
+def newest_page(packs: Sequence[Path] = ()) -> Iterator[ComfyPage]:
+    """A tab with Vue nodes, not yet opened, on the last ComfyUI that is found; `packs` of nodes beside our own."""
     with tempfile.TemporaryDirectory(prefix="sparse_videogen_") as folder, chromium() as browser:
         host = Host(find_hosts()[-1], Path(folder), [])
+        host.server.packs += packs
         with host.server:
             yield ComfyPage(browser, host, vue=True, out=Path(folder))
 
