@@ -43,8 +43,8 @@ TABLES = {
     ),
     "steps": (
         "Whole steps in ComfyUI",
-        "device | shape | provider | density | s a step | s a dense step with warm-up | speedup | end to end | peak MB",
-        "device shape provider density:.3f s_step:.2f s_dense_step:.2f speedup:.2f end_to_end:.2f peak_bytes:.0f",
+        "device | shape | provider | density | precision | s a step | s a dense step | speedup | end to end | peak MB",
+        "device shape provider density:.3f precision s_step:.2f s_dense_step:.2f speedup:.2f end_to_end:.2f peak_bytes:.0f",
     ),
     "step parts": (
         "Where a step's time goes",

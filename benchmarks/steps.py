@@ -23,22 +23,34 @@ from host_launcher import EmptyTorchaudio, declare_missing_ops
 from measure import out_of_time, parse_arguments, run
 from profile_call import by_part, kernels_of, profiler
 from shapes import Shape
+from sparse_videogen.kernels import PRECISIONS
 from sparse_videogen.nodes.record import Record
 from sparse_videogen.svg_core import SVGConfig, sparse_attention
 from torch import Tensor
 
-# s_step: of a step with the prompt and without it, sparse if the provider is; s_dense_step: of one before it, in which k-means
+# s_step: of a step with all of its conditionings, sparse if the provider is; s_dense_step: of one before it, in which k-means
 # warms up; end_to_end: how many times as fast a video is of which DENSE_SHARE of the steps is dense; s_attention: of the
 # sparse self-attention in a step, planning included. A part is one of the step that was profiled.
 COLUMNS = (
-    *("shape", "provider", "density", "s_step", "s_dense_step", "speedup", "end_to_end", "s_attention", "batch", "peak_bytes"),
+    *(
+        "shape",
+        "provider",
+        "density",
+        "precision",
+        "s_step",
+        "s_dense_step",
+        "speedup",
+        "end_to_end",
+        "s_attention",
+        "batch",
+        "peak_bytes",
+    ),
     *("part", "launches", "ms", "share"),
 )
 DENSE_SHARE, GUIDANCE = 0.2, 5.0
 STEPS = 4  # one dense, in which k-means warms up; the first sparse one, which completes it; one to time; one to profile
 # Provider, method and density; what matters most comes first.
 CASES = (("dense", 1.0), ("svg2", 0.25), ("svg2", 0.15), ("svg", 0.30), ("svg2", 0.30))
-SPARSE = "sparse self-attention"
 
 
 def start_host(device: torch.device | str) -> None:
@@ -106,7 +118,7 @@ def _filled(name: str, like: Tensor, device: torch.device) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device=device).normal_(std=like[0].numel() ** -0.5).cpu()
 
 
-def patched(model, provider: str, density: float, shape: Shape):
+def patched(model, provider: str, density: float, shape: Shape, precision: str):
     """A clone of the model as a node makes it, with the same density in every sparse step; the model itself for "dense"."""
     from sparse_videogen.nodes.patch import patch_model
     from sparse_videogen.nodes.settings import Settings
@@ -115,7 +127,7 @@ def patched(model, provider: str, density: float, shape: Shape):
         return model
     svg2 = svg2_config(shape, density, density_start=1.0, kmeans_init_iters=10)
     config = svg2 if provider == "svg2" else SVGConfig(sparsity=1 - density)
-    return patch_model(model, Settings(config, start_percent=DENSE_SHARE, min_tokens=0))
+    return patch_model(model, Settings(config, start_percent=DENSE_SHARE, min_tokens=0, precision=precision))
 
 
 def sample(model, shape: Shape, callback: Callable | None = None) -> None:
@@ -169,12 +181,13 @@ class Watch:
         return time.perf_counter()
 
 
-def measured(model, provider: str, density: float, shape: Shape, device: torch.device | str, dense_s: float) -> list[dict]:
+def measured(model, provider: str, density: float, shape: Shape, arguments, dense_s: float) -> list[dict]:
     """A row of the steps' times, then one of each part of the profiled step; raises where a call was not as it should be."""
     from sparse_videogen.nodes import attend
     from sparse_videogen.nodes.patch import reports_of
 
-    made, batches = patched(model, provider, density, shape), []
+    device, batches = arguments.device, []
+    made = patched(model, provider, density, shape, arguments.precision)
     sample(made, replace(shape, height=-(-shape.height // 4), width=-(-shape.width // 4)))  # compiles
     hook = made.model.diffusion_model.register_forward_pre_hook(lambda module, given: batches.append(len(given[0])))
     if on_gpu(device):
@@ -186,13 +199,13 @@ def measured(model, provider: str, density: float, shape: Shape, device: torch.d
     finally:
         hook.remove()
     require_kernels()
-    row = {"density": density, "batch": max(batches), "s_dense_step": watch.seconds[0], "s_step": watch.seconds[-1]}
+    row = {"density": density, "batch": max(batches), "s_step": watch.seconds[-1]}
     if provider != "dense":
         report = reports_of(made)[None]
         if report["dense_reasons"].keys() != {"start_percent"} or report["broken_calls"]:
             raise RuntimeError("; ".join([report["line"], *report["warnings"], *reversed(report["notes"])]))
-        row |= {"density": report["density"], "s_attention": watch.sparse["seconds"]}
-        row["speedup"] = dense_s / row["s_step"]
+        row |= {"density": report["density"], "precision": report["precision"], "s_attention": watch.sparse["seconds"]}
+        row |= {"s_dense_step": watch.seconds[0], "speedup": dense_s / row["s_step"]}
         row["end_to_end"] = dense_s / (DENSE_SHARE * row["s_dense_step"] + (1 - DENSE_SHARE) * row["s_step"])
     row["peak_bytes"] = gpu.max_memory_allocated() if on_gpu(device) else None
     parts = by_part(kernels_of(watch.profile, device))
@@ -209,13 +222,14 @@ def rows_of(shape: Shape, arguments) -> Iterator[dict]:
     import comfy.model_management
 
     comfy.model_management.unload_all_models()
+    print(f"making a {shape.model} of {sum(x.numel() for x in tensors_of(shape).values()) / 1e9:.1f} billion random numbers")
     model, dense_s = model_of(shape), float("nan")
     for provider, density in CASES:
         case = {"provider": provider, "density": density}
         if out_of_time(arguments):
             yield case | {"missing": f"--seconds {arguments.seconds:g} were over"}
             continue
-        found = attempt(measured, model, provider, density, shape, arguments.device, dense_s)
+        found = attempt(measured, model, provider, density, shape, arguments, dense_s)
         if "missing" in found:
             yield case | found
             continue
@@ -225,6 +239,6 @@ def rows_of(shape: Shape, arguments) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    arguments = parse_arguments(__doc__)
+    arguments = parse_arguments(__doc__, precision={"choices": PRECISIONS, "default": PRECISIONS[0]})
     start_host(arguments.device)
     run("steps", COLUMNS, rows_of, arguments)

@@ -35,7 +35,7 @@ from sparse_videogen.svg_core import attention
 
 def missing():
     shape = replace(SHAPES["cpu_2k"], model="hunyuan", head_dim=128, layers=3)
-    rows = list(steps.rows_of(shape, SimpleNamespace(device="cpu", end=float("inf"))))
+    rows = list(steps.rows_of(shape, SimpleNamespace(device="cpu", end=float("inf"), precision="16 bit")))
     return json.dumps([row for row in rows if "missing" in row])
 
 steps.CASES = steps.CASES[:2]
