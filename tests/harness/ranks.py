@@ -45,13 +45,14 @@ def far(a, b):
 """
 RANK = """
 import torch.distributed as dist
+import processes
 from tiny_prompts import tiny_prompt
-dist.init_process_group("gloo")
+processes.meet()
 rank, ranks = dist.get_rank(), dist.get_world_size()
 from raylight.distributed_modules.usp import USPInjectRegistry
 from raylight.distributed_worker.parallel_group_manager import initialize_xfuser_parallel
 import comfy.patcher_extension
-import helper_nodes, node_helpers, processes
+import helper_nodes, node_helpers
 from sparse_videogen.nodes import ray_worker
 
 degrees = json.loads(os.environ["DEGREES"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comfy_host import prepare_host
 from in_process import PRELUDE
-from processes import environment, free_port
+from processes import environment
 from ranks import HARNESS, IMPORT, NODES, find_raylight
 from tiny_checkpoints import write_checkpoint
 
@@ -125,7 +125,7 @@ def run_beside_actors(host_path: Path, script: str, folder: Path, *, raylight: b
     with tempfile.TemporaryDirectory(prefix="ray-") as own:  # pytest's are too long for the names of sockets
         env = environment(
             RAYLIGHT=str(find_raylight() / "src") if raylight else "",
-            MEETING=f"tcp://127.0.0.1:{free_port()}",
+            MEETING=f"file://{own}/meeting",
             RAY_FOLDER=own,
         )
         result = subprocess.run(command, cwd=host_path, capture_output=True, text=True, env=env, timeout=timeout_s)

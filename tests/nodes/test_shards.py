@@ -94,11 +94,11 @@ sys.path.insert(0, sys.argv[1])
 from load_pack import load_pack
 load_pack()
 import torch, torch.distributed as dist
-from processes import end
+from processes import end, meet
 from sparse_videogen.nodes.shards import Shards, gather_heads, scatter_heads
 from sparse_videogen.svg_core import SparseState, SVG2Config, SVGConfig, VideoLayout, sparse_attention
 
-dist.init_process_group("gloo")
+meet()
 rank, ranks, group = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
 WAN, HUNYUAN = VideoLayout(5, 7, 9), VideoLayout(5, 6, 8, text_before=27, masked=tuple(range(20, 27)))
 LAYOUTS = {
