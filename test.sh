@@ -24,6 +24,6 @@ if [ ! -e .venv/engines/xfuser ]; then
 fi
 "$PYTHON" -m ruff check .
 if [ $# = 0 ]; then
-    set -- --numprocesses auto --maxprocesses 4 --dist loadgroup
+    set -- --numprocesses auto --maxprocesses 4 --dist loadscope
 fi
 exec "$PYTHON" -m pytest "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+LONG = ("test_compile_kernels.py", "test_run_gpu.py")
+SERVER = re.compile(r"^tests/(host|web)/.*\[.*\b(\d+\.\d+\.\d+(-classic|-vue)?)\b")
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
 
 os.environ["SPARSE_VIDEOGEN_DEBUG"] = "1"
@@ -33,15 +36,19 @@ def pytest_report_header() -> list[str]:
     return found or ["no ComfyUI found: the tests in tests/host/ are skipped; set COMFYUI_PATH to run them"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items) -> None:
-    """Among several processes: tests of one server in one of them, as well as tests that share a fixture of their module."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        server = [(name, parameters[name]) for name in ("host", "old_host", "tab") if name in parameters]
-        shared = any(made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values())
-        if server or shared:
-            item.add_marker(pytest.mark.xdist_group(str(server or item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Among several processes: what shares a server in one of them, as well as what shares a file; what is long on its own."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            if file.endswith(LONG):
+                return nodeid
+            return " ".join(SERVER.search(nodeid)[1:3]) if SERVER.search(nodeid) else file
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
