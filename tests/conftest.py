@@ -46,7 +46,8 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.split("::")[0]
             if file.endswith(LONG):
                 return nodeid
-            return " ".join(SERVER.search(nodeid)[1:3]) if SERVER.search(nodeid) else file
+            server = SERVER.match(nodeid)
+            return " ".join(server.group(1, 2)) if server else file
 
     return Scheduling(config, log)
 
