@@ -90,7 +90,7 @@ def turns(cubin: bytes) -> list[dict]:
         "instructions" that one warp executes, and of these "by_class" as in `CLASSES`, "other" for what is in none; "products":
         names of the matrix instructions, such as "IMMA".
     """
-    lines, matrix = _read("nvdisasm", cubin, "-c").splitlines(), "|".join(CLASSES["matrix"])
+    lines, matrix = _read("nvdisasm", cubin, "-c", "--no-dataflow").splitlines(), "|".join(CLASSES["matrix"])
     branch = rf"^{INSTRUCTION}BRA.*`\((\.L_\w+)\)"
     made = []
     for loop in _innermost_loops(lines, r"\s*(\.L_\w+):", branch, rf"(?m)^{INSTRUCTION}({matrix})"):
@@ -111,12 +111,12 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2]) + int(found[3])
 
 
-def _read(tool: str, cubin: bytes, option: str) -> str:
+def _read(tool: str, cubin: bytes, *options: str) -> str:
     """What a tool says of a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([_tool(tool), option, file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([_tool(tool), *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 @cache
