@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from host_env import find_hosts, host_version, prepare_host
+from tiny_checkpoints import parts
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "steps.py"
 CASES = [("dense", 1.0), ("svg2", 0.25), ("svg2", 0.15), ("svg", 0.3), ("svg2", 0.3)]
@@ -43,7 +44,7 @@ works = missing()
 with patch.object(attention, "gather_attention", side_effect=RuntimeError("no kernel")):
     print(works, missing(), sep="\\n")
 """
-HOSTS = sorted(find_hosts(), key=lambda path: [int(part) for part in host_version(path).split(".")])
+HOSTS = sorted(find_hosts(), key=lambda path: parts(host_version(path)))
 
 
 @pytest.fixture
@@ -66,13 +67,13 @@ def test_every_case_has_times_and_parts(in_host, tmp_path):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     missing, *more = (row for row in rows if "missing" in row)
     assert not more and missing["shape"] == "cogvideox15" and "not cogvideox" in missing["missing"]
-    steps, parts = ([row for row in rows if row["op"] == op and "missing" not in row] for op in ("steps", "step parts"))
+    steps, shares = ([row for row in rows if row["op"] == op and "missing" not in row] for op in ("steps", "step parts"))
     assert [(row["provider"], round(row["density"], 2)) for row in steps] == CASES
     dense, *sparse = steps
     for row in steps:
         # Prompt and negative prompt go together, and what is sparse is a part of the step.
         assert row["batch"] == 2 and 0 <= row.get("s_attention", 0) < row["s_step"]
-        of_step = [part for part in parts if (part["provider"], part["density"]) == (row["provider"], row["density"])]
+        of_step = [part for part in shares if (part["provider"], part["density"]) == (row["provider"], row["density"])]
         assert sum(part["share"] for part in of_step) == pytest.approx(1) and all(part["launches"] > 0 for part in of_step)
     for row in sparse:
         assert row["s_attention"] > 0 and row["speedup"] == pytest.approx(dense["s_step"] / row["s_step"])
